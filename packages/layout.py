@@ -1,0 +1,319 @@
+"""The nouns: what is in one image, and what a model is given to learn from.
+
+Four conventions hold at every door of the house:
+
+- an image is ``uint8``, RGB, channels first, 0..255;
+- boxes are ``float32 (n, 4)``, ``x_min y_min x_max y_max``, as fractions of the image;
+- regions are ragged: one ``Layout`` per image, padding is a model's own business;
+- randomness has one seed per image, never one per batch.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image as PILImage
+from PIL import ImageOps, UnidentifiedImageError
+from pycocotools import mask as coco
+from torch import Tensor
+
+#: One RGB image, values 0..255. Sizes differ from image to image.
+Image = UInt8[Tensor, "3 _h _w"]
+
+#: A stack of RGB images of one size, values 0..255.
+Images = UInt8[Tensor, "b 3 h w"]
+
+#: One mask at the size of its image, True inside the region.
+Mask = Bool[Tensor, "_h _w"]
+
+#: Larger images are refused before they are decoded: Pillow's own limit for a decompression bomb.
+MAX_PIXELS = 178_956_970
+
+
+@dataclass(frozen=True)
+class RunLengths:
+    """One mask, as COCO's compressed run lengths.
+
+    Attributes:
+        size: height and width in pixels.
+        counts: the runs, column by column, the first one outside the region.
+
+    Source: the COCO API's ``maskApi``; ``pycocotools`` does the work.
+    """
+
+    size: tuple[int, int]
+    counts: bytes
+
+    @classmethod
+    def encode(cls, masks: Bool[Tensor, "n _h _w"]) -> list[RunLengths]:
+        """Encode a stack of masks, in order."""
+        if not len(masks):
+            return []
+        planes = np.asfortranarray(masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
+        return [cls(size=(int(x["size"][0]), int(x["size"][1])), counts=x["counts"]) for x in coco.encode(planes)]
+
+    def decode(self) -> Mask:
+        """The mask's pixels."""
+        return torch.from_numpy(coco.decode(self._coco()).astype(bool))
+
+    @property
+    def area(self) -> int:
+        """Pixels inside the region."""
+        return int(coco.area(self._coco()))
+
+    @property
+    def box(self) -> Float[Tensor, "4"]:
+        """The tight box of the region, in fractions; all zero for an empty mask."""
+        x, y, w, h = (float(v) for v in coco.toBbox(self._coco()))
+        height, width = self.size
+        return torch.tensor([x / width, y / height, (x + w) / width, (y + h) / height])
+
+    def _coco(self) -> dict[str, Any]:
+        return {"size": list(self.size), "counts": self.counts}
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The ``n`` regions of one image.
+
+    Boxes are fractions of the image, so a layout survives any resize.
+
+    Attributes:
+        boxes: ``(n, 4)``, ``x_min y_min x_max y_max``, each in [0, 1].
+        labels: the name of each region, a word or two ("dog").
+        captions: the rich description of each region, or empty.
+        scores: ``(n,)``, the detector's confidence in [0, 1], or None.
+        masks: one per region, at the size of the image, or None.
+
+    Raises:
+        ValueError: a field's shape or length disagrees with ``boxes``.
+    """
+
+    boxes: Float[Tensor, "n 4"]
+    labels: list[str]
+    captions: list[str] = field(default_factory=list)
+    scores: Float[Tensor, " n"] | None = None
+    masks: list[RunLengths] | None = None
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"boxes must have shape (n, 4), got {tuple(self.boxes.shape)}")
+        for name in ("labels", "captions", "scores", "masks"):
+            value = getattr(self, name)
+            if value is None or (name == "captions" and not value):
+                continue
+            if len(value) != len(self):
+                raise ValueError(f"{name} must have one entry per box ({len(self)}), got {len(value)}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def empty(cls) -> Layout:
+        """The layout of an image in which nothing is marked."""
+        return cls(boxes=torch.zeros(0, 4), labels=[])
+
+    @classmethod
+    def whole(cls) -> Layout:
+        """The layout with one region: the image itself."""
+        return cls(boxes=torch.tensor([[0.0, 0.0, 1.0, 1.0]]), labels=["image"])
+
+    def pixel_boxes(self, height: int, width: int) -> Float[Tensor, "n 4"]:
+        """Boxes in pixels of an image of ``height`` by ``width``."""
+        return self.boxes * self.boxes.new_tensor([width, height, width, height])
+
+    def keep(self, index: Int[Tensor, " k"] | Bool[Tensor, " n"]) -> Layout:
+        """The regions of a boolean mask, or of indices and in their order."""
+        chosen = torch.arange(len(self))[index.cpu()].tolist()
+        return Layout(
+            boxes=self.boxes[chosen],
+            labels=[self.labels[i] for i in chosen],
+            captions=[self.captions[i] for i in chosen] if self.captions else [],
+            scores=None if self.scores is None else self.scores[chosen],
+            masks=None if self.masks is None else [self.masks[i] for i in chosen],
+        )
+
+    def to(self, device: torch.device | str) -> Layout:
+        """The same layout with its tensors on ``device``; masks stay run lengths."""
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+class EncodedImage:
+    """An image file: its bytes as they came, decoded when they are first looked at.
+
+    Args:
+        data: the bytes, or a function that reads them (so a source can list files without opening them).
+        extension: of the file, lower case, without the dot: "jpg".
+        name: where it came from, for people: a path, or a tar and its member.
+        border: pixels ``(left, top, right, bottom)`` that were padded around the picture; cut after decoding.
+        max_pixels: more than this is refused before decoding.
+    """
+
+    def __init__(
+        self,
+        data: bytes | Callable[[], bytes],
+        extension: str,
+        name: str = "",
+        border: tuple[int, int, int, int] = (0, 0, 0, 0),
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.extension, self.name, self.border, self.max_pixels = extension, name, border, max_pixels
+        self._data = data
+        self._image: Tensor | None = None
+
+    @classmethod
+    def from_image(cls, image: Image, name: str = "") -> EncodedImage:
+        """An image that has pixels but no file yet; its bytes are a PNG, made when they are asked for."""
+        encoded = cls(lambda: _png(image), "png", name)
+        encoded._image = image
+        return encoded
+
+    @property
+    def data(self) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        if callable(self._data):
+            self._data = self._data()
+        return self._data
+
+    @property
+    def image(self) -> Image:
+        """The decoded image: EXIF orientation applied, transparency over white, border cut.
+
+        Raises:
+            OSError: the bytes cannot be read, or break off.
+            ValueError: they are no image, or a larger one than ``max_pixels``.
+        """
+        # functools.cached_property would hold one lock for all images in Python 3.11, and threads decode ahead
+        if self._image is None:
+            self._image = _cut(decode(self.data, self.max_pixels), self.border)
+        return self._image
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image:
+    """Decode an image file of any kind that Pillow reads; of an animation, the first frame.
+
+    Raises:
+        OSError: the file breaks off.
+        ValueError: it is empty, no image, or has more than ``max_pixels``.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        with PILImage.open(io.BytesIO(data)) as opened:
+            width, height = opened.size
+            if width * height > max_pixels:
+                raise ValueError(f"the image has {width} x {height} pixels, more than the limit of {max_pixels}")
+            return torch.from_numpy(np.array(_rgb(ImageOps.exif_transpose(opened)))).permute(2, 0, 1).contiguous()
+    except UnidentifiedImageError:
+        raise ValueError("the file is not an image") from None
+    except PILImage.DecompressionBombError as error:
+        raise ValueError(str(error)) from None
+    except (SyntaxError, EOFError) as error:  # what Pillow raises for some broken PNGs
+        raise OSError(f"the image is broken: {error}") from None
+
+
+def _rgb(image: PILImage.Image) -> PILImage.Image:
+    """Eight bits, three channels; what is transparent becomes white."""
+    if image.mode.startswith("I"):  # 16 bits per pixel, in one of Pillow's spellings
+        return PILImage.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("the image has floating-point pixels, whose range is not known")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return PILImage.alpha_composite(PILImage.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _cut(image: Image, border: tuple[int, int, int, int]) -> Image:
+    left, top, right, bottom = border
+    height, width = image.shape[1:]
+    return image[:, top : height - bottom, left : width - right] if any(border) else image
+
+
+def _png(image: Image) -> bytes:
+    file = io.BytesIO()
+    PILImage.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image and what is known of it: the unit of a shard.
+
+    Attributes:
+        key: its name in the shard, unique in the dataset, without dots.
+        source: the file it came from, written back unchanged; None where only annotations were stored.
+        caption: what the whole image shows.
+        tags: names of things in it, unlocalised.
+        layout: its regions; none before detection, none where nothing is found.
+        metadata: whatever the source carried (url, licence, …), written back unchanged.
+        warnings: what was mended or dropped on the way, for people.
+        error: why the image could not be annotated; empty for all others.
+    """
+
+    key: str
+    source: EncodedImage | None = None
+    caption: str = ""
+    tags: list[str] = field(default_factory=list)
+    layout: Layout = field(default_factory=Layout.empty)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    error: str = ""
+
+    @classmethod
+    def from_image(cls, key: str, image: Image, **known: Any) -> Sample:
+        """A sample of an image that has no file: drawn, composed or generated."""
+        return cls(key=key, source=EncodedImage.from_image(image, name=key), **known)
+
+    @property
+    def image(self) -> Image:
+        """The decoded image.
+
+        Raises:
+            OSError: its bytes cannot be read, or break off.
+            ValueError: it has none, or they are no image.
+        """
+        if self.source is None:
+            raise ValueError(f"sample {self.key!r} holds annotations only; name the images they belong to")
+        return self.source.image
+
+    @property
+    def status(self) -> str:
+        """``ok``, ``empty`` (read well, no region in it) or ``error: why``."""
+        return f"error: {self.error}" if self.error else "ok" if len(self.layout) else "empty"
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one image size, as a model is trained on them.
+
+    Layouts stay ragged; padding is each model's own business.
+    """
+
+    images: Images
+    captions: list[str]
+    layouts: list[Layout]
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample]) -> Batch:
+        """Stack samples of equal size."""
+        return cls(
+            images=torch.stack([s.image for s in samples]),
+            captions=[s.caption for s in samples],
+            layouts=[s.layout for s in samples],
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``; Accelerate calls this too."""
+        return replace(self, images=self.images.to(device), layouts=[x.to(device) for x in self.layouts])
