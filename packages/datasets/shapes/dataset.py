@@ -1,0 +1,153 @@
+"""The source: scene number i of a stream, as a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from scenewright.datasets.shapes import wording
+from scenewright.datasets.shapes.painting import paint
+from scenewright.datasets.shapes.scene import DIFFICULTIES, Scene, compose
+from scenewright.layout import Layout, RunLengths, Sample
+
+#: Raised whenever the same arguments draw something else than before.
+VERSION = 1
+
+SPLITS = ("train", "val", "test")
+
+
+class Shapes:
+    """Draws scenes of coloured shapes and knows everything about them.
+
+    Scene ``i`` is a pure function of the arguments and ``i``. Regions come back to front:
+    each one may hide those before it. A mask holds the pixels that are seen and of which the object
+    covers at least half, so masks are disjoint; a box is the tight box of its mask. ``metadata["objects"]`` says
+    of each region what was drawn.
+
+    Args:
+        length: how many scenes there are.
+        height: of the images, in pixels, at least 16.
+        width: of the images, in pixels, at least 16.
+        seed: another seed gives other scenes; not negative.
+        split: "train", "val" or "test": three streams that share no scene.
+        difficulty: "easy" (1 to 4 plain objects side by side, plain backgrounds), "middle" (1 to 6, patterns, a
+            little overlap, two-coloured backgrounds) or "full" (1 to 12, patterns, occlusion, outlines, shadows,
+            textured backgrounds).
+        objects: fewest and most objects, in place of the difficulty's own; as many are drawn as fit.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        length: int = 1000,
+        height: int = 128,
+        width: int = 128,
+        seed: int = 0,
+        split: str = "train",
+        difficulty: str = "full",
+        objects: Sequence[int] | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("length", length, 0),
+            ("height", height, 16),
+            ("width", width, 16),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if difficulty not in DIFFICULTIES:
+            raise ValueError(f"difficulty must be one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
+        objects = DIFFICULTIES[difficulty].objects if objects is None else objects
+        if len(objects) != 2 or not 0 <= objects[0] <= objects[1]:
+            raise ValueError(f"objects must be the fewest and the most, such as [1, 12], got {list(objects)}")
+        self.length, self.height, self.width = length, height, width
+        self.seed, self.split, self.difficulty = seed, split, difficulty
+        self.objects = (objects[0], objects[1])
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.read(0, self.length)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with every argument, and with ``VERSION``."""
+        return " ".join([f"shapes-{VERSION}", *(f"{name}={value}" for name, value in vars(self).items())])
+
+    def read(self, start: int, stop: int) -> Iterator[Sample]:
+        """Scenes ``start`` to ``stop`` - 1.
+
+        Raises:
+            ValueError: they are not all within the dataset.
+        """
+        if not 0 <= start <= stop <= self.length:
+            raise ValueError(f"range must lie within 0 .. {self.length}, got {start} .. {stop}")
+        return (self._draw(index) for index in range(start, stop))
+
+    def _draw(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        rules = replace(DIFFICULTIES[self.difficulty], objects=self.objects)
+        scene = compose(rng, rules, self.height, self.width)
+        masks = RunLengths.encode(torch.from_numpy(scene.owner == np.arange(len(scene.things))[:, None, None]))
+        boxes = torch.stack([mask.box for mask in masks]) if masks else torch.zeros(0, 4)
+        corners = boxes.numpy().astype(np.float64)
+        return Sample.from_image(
+            f"shapes-{self.split}-{index:08d}",
+            torch.from_numpy(paint(scene)).permute(2, 0, 1).contiguous(),
+            caption=wording.summarise(scene, corners),
+            tags=wording.tags(scene.things),
+            layout=Layout(
+                boxes=boxes,
+                labels=[wording.label(thing) for thing in scene.things],
+                captions=[wording.describe(scene, corners, i) for i in range(len(scene.things))],
+                masks=masks,
+            ),
+            metadata={
+                "objects": [_record(scene, corners, i) for i in range(len(scene.things))],
+                "background": _record_background(scene),
+                "seed": self.seed,
+                "split": self.split,
+                "index": index,
+                "difficulty": self.difficulty,
+            },
+        )
+
+
+def _record(scene: Scene, boxes: np.ndarray, i: int) -> dict[str, Any]:
+    """What was drawn as object ``i``, for JSON."""
+    thing, relation = scene.things[i], wording.relate(scene, boxes, i)
+    second = thing.look.second
+    return {
+        "shape": thing.shape,
+        "colour": thing.look.colour.term,
+        "rgb": list(thing.look.colour.rgb),
+        "pattern": thing.look.pattern,
+        "second_colour": None if second is None else second.term,
+        "second_rgb": None if second is None else list(second.rgb),
+        "size": wording.size_word(boxes[i]),
+        "place": wording.place(boxes[i]),
+        "rotation": round(thing.rotation, 2),
+        "order": i,
+        "visible": round(scene.visible_fraction(i), 4),
+        "outline": thing.look.edge is not None,
+        "shadow": thing.look.shadow,
+        "relation": None if relation is None else {"kind": relation.kind, "object": relation.other},
+    }
+
+
+def _record_background(scene: Scene) -> dict[str, Any]:
+    ground = scene.background
+    one = ground.kind in ("plain", "cloudy")
+    return {
+        "kind": ground.kind,
+        "colours": [c.name for c in ((ground.first,) if one else (ground.first, ground.second))],
+    }
