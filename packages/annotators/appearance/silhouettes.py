@@ -1,0 +1,172 @@
+"""Silhouettes: which of twelve simple shapes a mask has, if any.
+
+A mask is brought to a common centre and area and compared with drawings of the twelve at every rotation and in a few
+proportions; the best overlap names the shape. Anything irregular, and a shape of which much is hidden, has no name.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+from numpy import ndarray
+
+SHAPES = (
+    "circle",
+    "ring",
+    "square",
+    "triangle",
+    "star",
+    "cross",
+    "heart",
+    "diamond",
+    "hexagon",
+    "crescent",
+    "arrow",
+    "bar",
+)
+_GRID = 40  # pixels of a drawing's side
+_SIDE = 13.0  # side of the square that has a drawing's area: a bar of 1 to 6 still fits
+_STEP = 7.5  # degrees between two drawings
+_SHARP = 8  # drawings are made this much larger, then averaged down
+
+Outline = Float[ndarray, "k 2"]
+
+
+def read_shape(mask: Bool[ndarray, "h w"], sure: float = 0.86, lead: float = 0.01) -> str:
+    """The name of a mask's shape, or nothing.
+
+    Args:
+        mask: of any size; from about 10 pixels across a shape can be told.
+        sure: least overlap (intersection over union) with a drawing.
+        lead: least distance to the best drawing of another shape.
+    """
+    scores = shape_scores(mask)
+    if scores is None:
+        return ""
+    first, second = np.argsort(-scores, kind="stable")[:2]
+    return SHAPES[first] if scores[first] >= sure and scores[first] - scores[second] >= lead else ""
+
+
+def shape_scores(mask: Bool[ndarray, "h w"]) -> Float[ndarray, " 12"] | None:
+    """The best overlap with the drawings of each shape, in the order of ``SHAPES``; None for less than 40 pixels."""
+    if mask.sum() < 40:
+        return None
+    drawings, owners, squares = _bank()
+    query = _normal(mask)
+    dot = drawings @ query
+    overlap = dot / (squares + float(query @ query) - dot)
+    best = np.zeros(len(SHAPES), np.float32)
+    np.maximum.at(best, owners, overlap)
+    return best
+
+
+def _normal(mask: Bool[ndarray, "h w"]) -> Float[ndarray, " pixels"]:
+    """The mask at the drawings' centre and area, flat."""
+    y, x = np.nonzero(mask)
+    scale = _SIDE / np.sqrt(len(x))
+    soft = mask.astype(np.float32)
+    if scale < 0.7:  # else pixels would be skipped
+        soft = cv2.GaussianBlur(np.pad(soft, 2), (0, 0), 0.35 / scale)[2:-2, 2:-2]
+    middle = (_GRID - 1) / 2
+    matrix = np.array([[scale, 0, middle - scale * x.mean()], [0, scale, middle - scale * y.mean()]])
+    return cv2.warpAffine(soft, matrix, (_GRID, _GRID), flags=cv2.INTER_LINEAR).reshape(-1)
+
+
+@lru_cache(maxsize=1)
+def _bank() -> tuple[Float[ndarray, "n pixels"], Integer[ndarray, " n"], Float[ndarray, " n"]]:
+    """All drawings, the shape of each, and its square sum."""
+    drawings, owners = [], []
+    for name, turn, outlines in _proportions():
+        for degrees in np.arange(0, turn, _STEP) if turn else [0.0]:
+            drawings.append(_draw(outlines, float(degrees)))
+            owners.append(SHAPES.index(name))
+    stack = np.stack(drawings)
+    return stack, np.array(owners), (stack**2).sum(1)
+
+
+def _draw(outlines: list[Outline], degrees: float) -> Float[ndarray, " pixels"]:
+    """Outlines (the second cuts a hole) around their centroid, at the common area, averaged down from a canvas."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turned = [np.asarray(o, np.float64) @ np.array([[c, s], [-s, c]]) for o in outlines]
+    side = _GRID * _SHARP
+
+    def fill(scale: float, shift: Float[ndarray, " 2"]) -> ndarray:
+        canvas = np.zeros((side, side), np.uint8)
+        points = [np.round((o - shift) * scale * 16 + (side - 1) * 8).astype(np.int32) for o in turned]
+        cv2.fillPoly(canvas, points, 1, shift=4)
+        return canvas
+
+    trial = side / 4 / max(np.abs(o).max() for o in turned)
+    y, x = np.nonzero(fill(trial, np.zeros(2)))
+    shift = (np.array([x.mean(), y.mean()]) - (side - 1) / 2) / trial
+    final = fill(trial * _SIDE * _SHARP / np.sqrt(len(x)), shift)
+    return cv2.resize(final.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA).reshape(-1)
+
+
+def _proportions() -> list[tuple[str, float, list[Outline]]]:
+    """Shape, the turn in degrees after which it repeats (0: at once), and its outlines, for each proportion."""
+    circle = _regular(48)
+    rows: list[tuple[str, float, list[Outline]]] = [
+        ("circle", 0, [circle]),
+        ("square", 90, [_regular(4)]),
+        ("hexagon", 60, [_regular(6)]),
+        ("triangle", 120, [_regular(3)]),
+    ]
+    rows += [("ring", 0, [circle, circle * inner]) for inner in (0.4, 0.5, 0.6, 0.7)]
+    rows += [("triangle", 360, [np.array([[-1, 1], [1, 1], [0, 1 - tall]])]) for tall in (1.4, 2.1)]
+    rows += [("star", 72, [_star(inner)]) for inner in (0.38, 0.45, 0.53)]
+    rows += [("cross", 90, [_cross(arm)]) for arm in (0.25, 0.33, 0.42)]
+    rows += [("heart", 360, [_heart(tall)]) for tall in (0.9, 1.05)]
+    rows += [("diamond", 180, [np.array([[0, 1], [wide, 0], [0, -1], [-wide, 0]])]) for wide in (0.5, 0.6, 0.7)]
+    rows += [("crescent", 360, [_crescent(r, d)]) for r, d in ((0.8, 0.4), (0.85, 0.5), (0.75, 0.5), (0.9, 0.65))]
+    rows += [
+        ("arrow", 360, [_arrow(shaft, head)])
+        for shaft, head in ((0.2, 0.8), (0.3, 0.9), (0.25, 1.1), (0.35, 1.0), (0.4, 0.8))
+    ]
+    rows += [("bar", 180, [np.array([[-a, -1], [a, -1], [a, 1], [-a, 1]])]) for a in (1.8, 2.4, 3.2, 4.3, 5.6)]
+    return rows
+
+
+def _regular(corners: int) -> Outline:
+    angles = 2 * np.pi * np.arange(corners) / corners
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def _star(inner: float) -> Outline:
+    radius = np.tile([1, inner], 5)[:, None]
+    return _regular(10) * radius
+
+
+def _cross(a: float) -> Outline:
+    corner = np.array([[1, -a], [1, a], [a, a]])
+    turn = np.array([[0, 1], [-1, 0]])
+    return np.concatenate([corner @ np.linalg.matrix_power(turn, k) for k in range(4)])
+
+
+def _heart(tall: float) -> Outline:
+    """The usual parametric heart."""
+    t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([x, -y * tall], 1) / 16
+
+
+def _crescent(radius: float, away: float) -> Outline:
+    """A unit disc without a disc of ``radius`` at a distance of ``away``."""
+    meet = (1 - radius**2 + away**2) / (2 * away)
+    outer = np.arccos(meet)
+    inner = np.arctan2(np.sqrt(1 - meet**2), meet - away)
+    far = np.linspace(outer, 2 * np.pi - outer, 40)
+    near = np.linspace(2 * np.pi - inner, inner, 40)
+    return np.concatenate(
+        [np.stack([np.cos(far), np.sin(far)], 1), np.stack([away + radius * np.cos(near), radius * np.sin(near)], 1)]
+    )
+
+
+def _arrow(shaft: float, head: float) -> Outline:
+    """To the right, from -1 to 1: a shaft of half width ``shaft``, a head as long as ``head``, 0.7 to either side."""
+    neck = 1 - head
+    return np.array([[-1, -shaft], [neck, -shaft], [neck, -0.7], [1, 0], [neck, 0.7], [neck, shaft], [-1, shaft]])
