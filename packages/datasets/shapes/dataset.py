@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from scenewright.datasets.shapes import wording
 from scenewright.datasets.shapes.painting import paint
-from scenewright.datasets.shapes.scene import DIFFICULTIES, Scene, compose
+from scenewright.datasets.shapes.scene import DIFFICULTIES, Background, Scene, compose
+from scenewright.datasets.shapes.wording import Wording, describe, label
 from scenewright.layout import Layout, RunLengths, Sample
 
 #: Raised whenever the same arguments draw something else than before.
@@ -99,21 +99,17 @@ class Shapes:
         scene = compose(rng, rules, self.height, self.width)
         masks = RunLengths.encode(torch.from_numpy(scene.owner == np.arange(len(scene.things))[:, None, None]))
         boxes = torch.stack([mask.box for mask in masks]) if masks else torch.zeros(0, 4)
-        corners = boxes.numpy().astype(np.float64)
+        wording = describe(scene, boxes.tolist())
+        labels = [label(thing) for thing in scene.things]
         return Sample.from_image(
             f"shapes-{self.split}-{index:08d}",
-            torch.from_numpy(paint(scene)).permute(2, 0, 1).contiguous(),
-            caption=wording.summarise(scene, corners),
-            tags=wording.tags(scene.things),
-            layout=Layout(
-                boxes=boxes,
-                labels=[wording.label(thing) for thing in scene.things],
-                captions=[wording.describe(scene, corners, i) for i in range(len(scene.things))],
-                masks=masks,
-            ),
+            torch.from_numpy(paint(scene).transpose(2, 0, 1).copy()),
+            caption=wording.summary,
+            tags=list(dict.fromkeys(labels)),
+            layout=Layout(boxes=boxes, labels=labels, captions=wording.captions, masks=masks),
             metadata={
-                "objects": [_record(scene, corners, i) for i in range(len(scene.things))],
-                "background": _record_background(scene),
+                "objects": [_record(scene, wording, i) for i in range(len(scene.things))],
+                "background": _record_background(scene.background),
                 "seed": self.seed,
                 "split": self.split,
                 "index": index,
@@ -122,32 +118,28 @@ class Shapes:
         )
 
 
-def _record(scene: Scene, boxes: np.ndarray, i: int) -> dict[str, Any]:
+def _record(scene: Scene, wording: Wording, i: int) -> dict[str, Any]:
     """What was drawn as object ``i``, for JSON."""
-    thing, relation = scene.things[i], wording.relate(scene, boxes, i)
-    second = thing.look.second
+    thing, relation = scene.things[i], wording.relations[i]
+    look = thing.look
     return {
         "shape": thing.shape,
-        "colour": thing.look.colour.term,
-        "rgb": list(thing.look.colour.rgb),
-        "pattern": thing.look.pattern,
-        "second_colour": None if second is None else second.term,
-        "second_rgb": None if second is None else list(second.rgb),
-        "size": wording.size_word(boxes[i]),
-        "place": wording.place(boxes[i]),
+        "colour": look.colour.term,
+        "rgb": list(look.colour.rgb),
+        "pattern": look.pattern,
+        "second_colour": look.second and look.second.term,
+        "second_rgb": look.second and list(look.second.rgb),
+        "size": wording.sizes[i],
+        "place": wording.places[i],
         "rotation": round(thing.rotation, 2),
         "order": i,
         "visible": round(scene.visible_fraction(i), 4),
-        "outline": thing.look.edge is not None,
-        "shadow": thing.look.shadow,
-        "relation": None if relation is None else {"kind": relation.kind, "object": relation.other},
+        "outline": look.edge is not None,
+        "shadow": look.shadow,
+        "relation": relation and {"kind": relation.kind, "object": relation.other},
     }
 
 
-def _record_background(scene: Scene) -> dict[str, Any]:
-    ground = scene.background
-    one = ground.kind in ("plain", "cloudy")
-    return {
-        "kind": ground.kind,
-        "colours": [c.name for c in ((ground.first,) if one else (ground.first, ground.second))],
-    }
+def _record_background(ground: Background) -> dict[str, Any]:
+    named = [ground.first] if ground.kind in ("plain", "cloudy") else [ground.first, ground.second]
+    return {"kind": ground.kind, "colours": [colour.name for colour in named]}

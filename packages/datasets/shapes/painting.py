@@ -2,106 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
+from scenewright.datasets.shapes.colours import RGB
 from scenewright.datasets.shapes.scene import Background, Look, Scene, Thing
 from scenewright.datasets.shapes.stamp import Stamp, cover
 
+Picture = UInt8[np.ndarray, "height width 3"]
 
-def paint(scene: Scene) -> UInt8[np.ndarray, "height width 3"]:
+#: A weight per pixel in [0, 1].
+Share = Float32[np.ndarray, "height width"]
+
+_BYTE = np.float32(1 / 255)
+
+
+def paint(scene: Scene) -> Picture:
     """The picture of a scene."""
-    height, width = scene.owner.shape
-    canvas = _paint_background(scene.background, height, width)
+    canvas = paint_background(scene.background, *scene.owner.shape)
     for thing in scene.things:
         if thing.look.shadow:
             _cast_shadow(canvas, thing)
-        _paint_thing(canvas, thing)
-    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+        _blend(canvas, thing.stamp, _fill(thing), thing.stamp.coverage * _BYTE)
+    return canvas
 
 
-def _mix(first: Sequence[int], second: Sequence[int], share: np.ndarray) -> np.ndarray:
-    """From the first colour to the second by a share per pixel."""
-    start = np.array(first, np.float32)
-    return start + share[..., None] * (np.array(second, np.float32) - start)
-
-
-def _paint_thing(canvas: np.ndarray, thing: Thing) -> None:
-    look, stamp = thing.look, thing.stamp
-    height, width = stamp.coverage.shape
-    if look.second is None:
-        fill = np.broadcast_to(np.array(look.colour.rgb, np.float32), (height, width, 3))
-    else:
-        fill = _mix(look.colour.rgb, look.second.rgb, pattern_share(look, thing.size, height, width))
-    if look.edge is not None:
-        edge = cover(stamp.contours, height, width, line=max(1.6, 0.1 * thing.size))
-        fill = fill + (edge / np.float32(255))[..., None] * (np.array(look.edge, np.float32) - fill)
-    region, own = stamp.crop(canvas.shape[:2])
-    below = canvas[region]
-    below += (stamp.coverage[own] / np.float32(255))[..., None] * (fill[own] - below)
-
-
-def pattern_share(look: Look, size: float, height: int, width: int) -> Float[np.ndarray, "height width"]:
-    """How much of the second colour each pixel of an object's crop has, in [0, 1]; edges are one pixel soft."""
-    angle = np.deg2rad(look.angle)
-    y = np.arange(height, dtype=np.float32)[:, None] + 0.5 - height / 2
-    x = np.arange(width, dtype=np.float32)[None, :] + 0.5 - width / 2
-    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    if look.pattern == "striped":
-        return np.clip(0.5 + 0.2 * look.period - _to_middle(along, look.period), 0, 1)
-    if look.pattern == "dotted":
-        apart = np.hypot(_to_middle(along, look.period), _to_middle(across, look.period))
-        return np.clip(0.5 + 0.33 * look.period - apart, 0, 1)
-    if look.pattern == "checkered":
-        columns, rows = (np.clip(_to_middle(a, 2 * look.period) - look.period / 2, -0.5, 0.5) for a in (along, across))
-        return 0.5 + 2 * columns * rows
-    reach = np.abs(along).max()
-    return np.clip(0.5 + 0.6 * along / reach, 0, 1) ** 1.2
-
-
-def _to_middle(position: np.ndarray, period: float) -> np.ndarray:
-    """Distance to the middle of the nearest period, in [0, period / 2]; the origin is in the middle of one."""
-    return np.abs(position - period * np.rint(position / period))
-
-
-def _cast_shadow(canvas: np.ndarray, thing: Thing) -> None:
-    """Darken what lies to the lower right of an object."""
-    offset = max(1, round(0.05 * thing.size))
-    room = np.pad(thing.stamp.coverage, 2 * offset)
-    soft = cv2.GaussianBlur(room, (0, 0), 0.7 * offset)
-    shadow = Stamp(thing.stamp.top - offset, thing.stamp.left - offset, soft, [])
-    region, own = shadow.crop(canvas.shape[:2])
-    canvas[region] *= (1 - soft[own] * np.float32(0.45 / 255))[..., None]
-
-
-def _paint_background(ground: Background, height: int, width: int) -> np.ndarray:
-    """``(height, width, 3)``, float32, 0..255."""
+def paint_background(ground: Background, height: int, width: int) -> Picture:
+    """What is seen where there is no object."""
     if ground.kind == "plain":
-        return np.full((height, width, 3), ground.first.rgb, np.float32)
+        return _plain(ground.first.rgb, height, width)
     if ground.kind == "cloudy":
         return _mix(ground.first.rgb, ground.second.rgb, _clouds(ground.seed, height, width))
-    angle = np.deg2rad(ground.angle)
-    y = np.arange(height, dtype=np.float32)[:, None] + 0.5 - height / 2
-    x = np.arange(width, dtype=np.float32)[None, :] + 0.5 - width / 2
-    along = x * np.cos(angle) + y * np.sin(angle)
+    along, _ = _axes(ground.angle, height, width)
     reach = float(np.abs(along).max())
     if ground.kind == "striped":
-        share = np.clip(0.5 + 0.25 * ground.period - _to_middle(along, ground.period), 0, 1)
+        share = 0.5 + 0.25 * ground.period - _to_middle(along, ground.period)
     elif ground.kind == "two-tone":
-        share = np.clip(along - (2 * ground.place - 1) * reach + 0.5, 0, 1)
+        share = 0.5 + along - ground.place * reach
     else:
         share = 0.5 + 0.5 * along / reach
     return _mix(ground.first.rgb, ground.second.rgb, share)
 
 
-def _clouds(seed: int, height: int, width: int) -> np.ndarray:
-    """Smooth noise of three octaves in [0, 1]."""
+def pattern_share(look: Look, height: int, width: int) -> Share:
+    """How much of the second colour each pixel of an object's crop has; edges are one pixel soft."""
+    along, across = _axes(look.angle, height, width)
+    period = look.period
+    if look.pattern == "striped":
+        share = 0.5 + 0.2 * period - _to_middle(along, period)
+    elif look.pattern == "dotted":
+        share = 0.5 + 0.33 * period - np.hypot(_to_middle(along, period), _to_middle(across, period))
+    elif look.pattern == "checkered":
+        waves = [np.clip(_to_middle(axis, 2 * period) - 0.5 * period, -0.5, 0.5) for axis in (along, across)]
+        share = 0.5 + 2 * waves[0] * waves[1]
+    else:
+        share = 0.45 + 0.65 * along / np.abs(along).max()
+    return np.clip(share, 0, 1)
+
+
+def _fill(thing: Thing) -> Picture:
+    """The paint of an object's crop, outline included."""
+    look, (height, width) = thing.look, thing.stamp.coverage.shape
+    if look.second is None:
+        fill = _plain(look.colour.rgb, height, width)
+    else:
+        fill = _mix(look.colour.rgb, look.second.rgb, pattern_share(look, height, width))
+    if look.edge is None:
+        return fill
+    line = cover(thing.stamp.contours, height, width, line=max(1.8, 0.1 * thing.size)) * _BYTE
+    return cv2.blendLinear(_plain(look.edge, height, width), fill, line, 1 - line)
+
+
+def _cast_shadow(canvas: Picture, thing: Thing) -> None:
+    """Darken what lies to the lower right of an object."""
+    offset = max(1, round(0.05 * thing.size))
+    room = 2 * offset
+    soft = cv2.copyMakeBorder(thing.stamp.coverage, room, room, room, room, cv2.BORDER_CONSTANT)
+    soft = cv2.GaussianBlur(soft, (0, 0), 0.7 * offset)
+    shadow = Stamp(thing.stamp.top - offset, thing.stamp.left - offset, soft, [])
+    _blend(canvas, shadow, _plain((0, 0, 0), *soft.shape), soft * (np.float32(0.45) * _BYTE))
+
+
+def _blend(
+    canvas: Picture, stamp: Stamp, fill: UInt8[np.ndarray, "_h _w 3"], share: Float32[np.ndarray, "_h _w"]
+) -> None:
+    region, own = stamp.crop(*canvas.shape[:2])
+    weight = np.ascontiguousarray(share[own])
+    above, below = np.ascontiguousarray(fill[own]), np.ascontiguousarray(canvas[region])
+    canvas[region] = cv2.blendLinear(above, below, weight, 1 - weight)
+
+
+def _plain(rgb: RGB, height: int, width: int) -> Picture:
+    return np.full((height, width, 3), rgb, np.uint8)
+
+
+def _mix(first: RGB, second: RGB, share: Share) -> Picture:
+    """From the first colour to the second, in 256 steps."""
+    steps = np.linspace(first, second, 256).round().astype(np.uint8)
+    return steps[(255 * np.clip(share, 0, 1) + 0.5).astype(np.uint8)]
+
+
+def _axes(degrees: float, height: int, width: int) -> tuple[Share, Share]:
+    """Coordinates from the middle of a crop, in pixels: along a direction, and across it."""
+    angle = np.deg2rad(degrees)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    x = np.arange(0.5 - width / 2, width / 2, dtype=np.float32)
+    y = np.arange(0.5 - height / 2, height / 2, dtype=np.float32)[:, None]
+    return x * cos + y * sin, y * cos - x * sin
+
+
+def _to_middle(position: Float[np.ndarray, "*_"], period: float) -> Float[np.ndarray, "*_"]:
+    """Distance to the middle of the nearest period, in [0, period / 2]; the origin is in the middle of one."""
+    return np.abs(position - period * np.rint(position / period))
+
+
+def _clouds(seed: int, height: int, width: int) -> Share:
+    """Smooth noise of four octaves."""
     rng = np.random.default_rng(seed)
     share = np.zeros((height, width), np.float32)
-    for cells, weight in ((3, 0.55), (6, 0.3), (12, 0.15)):
-        noise = rng.random((cells + 1, cells + 1), np.float32)
+    for cells, weight in ((3, 0.5), (6, 0.28), (12, 0.14), (24, 0.08)):
+        noise = rng.random((cells, cells), np.float32)
         share += weight * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip((share - 0.3) / 0.4, 0, 1)
+    return np.clip((share - 0.25) * 2, 0, 1)

@@ -1,4 +1,4 @@
-"""What is where: backgrounds and objects, placed back to front so that each stays recognisable."""
+"""What is where: a background, and objects placed back to front so that each stays recognisable."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.random import Generator
 
-from scenewright.datasets.shapes.colours import TERMS, TONES, Colour, distance, draw_colour
+from scenewright.datasets.shapes.colours import RGB, TERMS, TONES, Colour, draw_colour
 from scenewright.datasets.shapes.outlines import SHAPES, TURNS, outline
-from scenewright.datasets.shapes.stamp import Stamp, rasterise
+from scenewright.datasets.shapes.stamp import Stamp, rasterise, sides
 
 PATTERNS = ("plain", "striped", "dotted", "checkered", "gradient")
 BACKGROUNDS = ("plain", "gradient", "two-tone", "striped", "cloudy")
 
-#: Smaller objects cannot carry a pattern that is seen, in pixels of their diameter.
-_PATTERN_SIZE = 16.0
+#: Smaller objects cannot show a pattern; of their diameter, in pixels.
+_LEAST_PATTERNED = 16.0
+
+#: How often a place is sought for an object before it is left out.
 _ATTEMPTS = 40
+
 _T = TypeVar("_T")
 
 
@@ -29,7 +32,7 @@ class Rules:
 
     Attributes:
         objects: how many, from .. to.
-        visible: the share of each object that must stay visible.
+        visible: the share of each object that stays visible.
         patterns: share of objects that have one.
         extras: share of objects with an outline, and again with a shadow.
         crowding: share of objects that are put close to another.
@@ -48,8 +51,8 @@ class Rules:
 
 DIFFICULTIES = {
     "easy": Rules((1, 4), 0.95, 0.0, 0.0, 0.0, 0.0, ("plain",)),
-    "middle": Rules((1, 6), 0.7, 0.5, 0.1, 0.2, 0.0, ("plain", "gradient", "two-tone")),
-    "full": Rules((1, 12), 0.4, 0.7, 0.2, 0.4, 0.12, BACKGROUNDS),
+    "middle": Rules((1, 6), 0.7, 0.5, 0.1, 0.15, 0.0, ("plain", "gradient", "two-tone")),
+    "full": Rules((1, 12), 0.4, 0.7, 0.2, 0.25, 0.12, BACKGROUNDS),
 }
 
 
@@ -60,10 +63,10 @@ class Background:
     Attributes:
         kind: one of ``BACKGROUNDS``.
         first: its main colour.
-        second: the other colour; of a cloudy one, the colour of its clouds; unused for a plain one.
-        angle: of the stripes, the fade or the border, in degrees.
+        second: the other colour; of a cloudy one, that of the clouds; unused in a plain one.
+        angle: across the stripes, along the fade, across the border of two tones; in degrees.
         period: of the stripes, in pixels.
-        place: of the border of a two-tone one, in [0, 1] across the image.
+        place: of the border of two tones, in [-1, 1] from one end of the image to the other.
         seed: of the clouds.
     """
 
@@ -74,6 +77,13 @@ class Background:
     period: float
     place: float
     seed: int
+
+    @property
+    def colours(self) -> list[Colour]:
+        """Colours that are seen somewhere in it."""
+        if self.kind == "plain":
+            return [self.first]
+        return [self.first, self.second, self.first.towards(self.second.rgb, 0.5)]
 
 
 @dataclass(frozen=True)
@@ -95,13 +105,21 @@ class Look:
     second: Colour | None
     angle: float
     period: float
-    edge: tuple[int, int, int] | None
+    edge: RGB | None
     shadow: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Thing:
-    """One object: what it is, how it looks, and the pixels it would cover if nothing hid it."""
+    """One object.
+
+    Attributes:
+        shape: one of ``SHAPES``.
+        size: diameter of the circle that the shape fits into, in pixels.
+        rotation: in degrees, clockwise, in [0, 360).
+        stamp: the pixels it would cover if nothing hid it.
+        look: how it is painted.
+    """
 
     shape: str
     size: float
@@ -110,174 +128,168 @@ class Thing:
     look: Look
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Scene:
     """Objects over a background, back to front.
 
     Attributes:
         owner: ``(height, width)``, the object that each pixel shows, -1 for the background.
-        hidden: ``hidden[i, j]``, pixels of object ``i`` that ``j`` hides.
+        hidden: ``[i, j]``, how many pixels of object ``i`` were hidden when ``j`` came before it.
     """
 
     background: Background
     owner: Int[np.ndarray, "height width"]
+    hidden: Int[np.ndarray, "n n"]
     things: list[Thing] = field(default_factory=list)
-    hidden: Int[np.ndarray, "n n"] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-
-    def visible(self, i: int) -> int:
-        """Pixels of an object that are seen."""
-        return int((self.owner == i).sum())
 
     def visible_fraction(self, i: int) -> float:
         """Share of an object's pixels that are neither hidden nor beyond the border."""
-        return self.visible(i) / self.things[i].stamp.area
+        return int(np.count_nonzero(self.owner == i)) / self.things[i].stamp.area
 
 
 def compose(rng: Generator, rules: Rules, height: int, width: int) -> Scene:
     """A random scene; with fewer objects than drawn where no more fit."""
-    scene = Scene(draw_background(rng, rules, height, width), np.full((height, width), -1, np.int16))
     count = int(rng.integers(rules.objects[0], rules.objects[1] + 1))
+    scene = Scene(
+        background=_draw_background(rng, rules, height, width),
+        owner=np.full((height, width), -1, np.int16),
+        hidden=np.zeros((count, count), np.int64),
+    )
     for _ in range(count):
         _add(rng, rules, scene, count)
     return scene
 
 
-def pick(rng: Generator, options: Sequence[_T]) -> _T:
+def _pick(rng: Generator, options: Sequence[_T]) -> _T:
     """One of several; ``rng.choice`` is ten times slower."""
     return options[int(rng.integers(len(options)))]
 
 
-def draw_background(rng: Generator, rules: Rules, height: int, width: int) -> Background:
-    """A random background."""
-    kind = pick(rng, rules.backgrounds)
+def _draw_background(rng: Generator, rules: Rules, height: int, width: int) -> Background:
+    kind = _pick(rng, rules.backgrounds)
     first = _draw_tone(rng)
-    second = _draw_tone(rng)
-    for _ in range(_ATTEMPTS):
-        # neighbours that are neither alike nor shrill
-        if second.name != first.name and 18 < distance(second, [first.rgb]) < 75:
-            break
+    second = _cloud(first) if kind == "cloudy" else _draw_tone(rng)
+    while kind != "cloudy" and not 20 < second.distance([first]) < 80:  # neither alike nor shrill
         second = _draw_tone(rng)
-    angle = pick(rng, (0.0, 90.0, 45.0, 135.0)) if rng.random() < 0.6 else 180 * rng.random()
     return Background(
         kind=kind,
         first=first,
         second=second,
-        angle=angle,
-        period=min(height, width) * (0.12 + 0.18 * rng.random()),
-        place=0.35 + 0.3 * rng.random(),
+        angle=_draw_angle(rng),
+        period=min(height, width) * rng.uniform(0.12, 0.3),
+        place=rng.uniform(-0.35, 0.35),
         seed=int(rng.integers(2**31)),
     )
 
 
 def _draw_tone(rng: Generator) -> Colour:
-    tone = pick(rng, ("", "light", "light", "dark"))
-    return draw_colour(rng, pick(rng, TONES[tone]), tone)
+    tone = _pick(rng, ("", "light", "light", "dark"))
+    return draw_colour(rng, _pick(rng, TONES[tone]), tone)
+
+
+def _cloud(colour: Colour) -> Colour:
+    """The colour of clouds in another, of the same name: lighter where that has no name of its own, else darker."""
+    if colour.tone == "light" or colour.term in ("green", "blue", "purple", "black", "grey"):
+        return colour.towards((255, 255, 255), 0.25 if colour.tone == "dark" or colour.term == "black" else 0.45)
+    return colour.towards((0, 0, 0), 0.15 if colour.term in ("white", "yellow", "orange", "pink") else 0.35)
+
+
+def _draw_angle(rng: Generator) -> float:
+    """Degrees; more often straight or diagonal than anything else."""
+    return 45.0 * int(rng.integers(8)) if rng.random() < 0.6 else 360 * rng.random()
 
 
 def _add(rng: Generator, rules: Rules, scene: Scene, count: int) -> None:
     """Put one more object in front of the others, or none where none fits."""
     height, width = scene.owner.shape
-    short = min(height, width)
-    least = max(9.0, 0.11 * short)
-    most = max(least, min(0.85 * short, 0.95 * (height * width / count) ** 0.5))
-    size = most * (least / most) ** rng.random()
-    shape = pick(rng, SHAPES)
+    least = max(9.0, 0.11 * min(height, width))
+    most = max(least, min(0.85 * min(height, width), 0.95 * (height * width / count) ** 0.5))
+    size = most * (least / most) ** (rng.random() ** 1.3)
+    shape = _pick(rng, SHAPES)
     for _ in range(_ATTEMPTS):
-        rotation = TURNS[shape] * (2 * rng.random() - 1)
+        rotation = TURNS[shape] * rng.uniform(-1, 1)
         contours = outline(shape, rng.random(), size, rotation)
-        corner = _draw_corner(rng, rules, scene, np.ptp(contours[0], axis=0))
-        stamp = rasterise([c - contours[0].min(0) + corner for c in contours])
+        low = contours[0].min(0)
+        corner = _draw_corner(rng, rules, scene, contours[0].max(0) - low)
+        stamp = rasterise([contour + (corner - low) for contour in contours])
         hidden = _hides(scene, stamp, rules.visible)
         if hidden is not None:
-            look = _draw_look(rng, rules, scene, stamp, size)
-            _append(scene, Thing(shape, size, rotation % 360, stamp, look), hidden)
-            return
-        size = max(least, 0.93 * size) if shape != "bar" else size
+            thing = Thing(shape, size, rotation % 360, stamp, _draw_look(rng, rules, scene, stamp, size))
+            return _append(scene, thing, hidden)
+        size = size if shape == "bar" else max(least, 0.93 * size)  # a bar that got thin would only get thinner
 
 
-def _draw_corner(rng: Generator, rules: Rules, scene: Scene, extent: np.ndarray) -> np.ndarray:
+def _draw_corner(
+    rng: Generator, rules: Rules, scene: Scene, extent: Float[np.ndarray, " 2"]
+) -> Float[np.ndarray, " 2"]:
     """Where the upper left corner of an object's box is to be, x and y in pixels."""
-    room = np.array(scene.owner.shape[::-1]) - extent - 2
+    height, width = scene.owner.shape
+    last = np.maximum(1, (width, height) - extent - 1)
     if scene.things and rng.random() < rules.crowding:
-        other = pick(rng, scene.things)
+        other = _pick(rng, scene.things)
         near = other.stamp.centre + (other.size + extent) * (rng.random(2) - 0.5) - extent / 2
-        return np.clip(near, np.minimum(1, room + 1), np.maximum(1, room + 1))
-    margin = -0.25 * extent if rng.random() < rules.overflow else np.ones(2)
-    return margin + (room + 2 - 2 * margin) * rng.random(2)
+        return np.minimum(np.maximum(near, 1), last)
+    over = 0.25 * extent if rng.random() < rules.overflow else 0.0
+    return 1 - over + (last - 1 + 2 * over) * rng.random(2)
 
 
-def _hides(scene: Scene, stamp: Stamp, visible: float) -> np.ndarray | None:
+def _hides(scene: Scene, stamp: Stamp, visible: float) -> Int[np.ndarray, " n"] | None:
     """Pixels of each object that a new one would hide; None where one would be lost, or the new one is."""
+    region, own = stamp.crop(*scene.owner.shape)
+    mask, below = stamp.mask[own], scene.owner[region]
     least = max(6, round(0.06 * min(scene.owner.shape)))
-    mask = stamp.within(scene.owner.shape)
-    if mask.area < visible * stamp.area or min(mask.sides) < least:
+    if np.count_nonzero(mask) < visible * stamp.area or min(sides(np.ascontiguousarray(mask))) < least:
         return None
-    hidden = np.bincount(scene.owner[mask.region][mask.pixels] + 1, minlength=len(scene.things) + 1)[1:]
-    for i in np.flatnonzero(hidden):
+    hidden = np.bincount(below[mask] + 1, minlength=len(scene.things) + 1)[1:]
+    for i in np.flatnonzero(hidden).tolist():
+        other, _ = scene.things[i].stamp.crop(*scene.owner.shape)
         seen = scene.owner == i
-        seen[mask.region] &= ~mask.pixels
-        rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-        if seen.sum() < visible * scene.things[i].stamp.area or min(np.ptp(rows), np.ptp(columns)) + 1 < least:
+        seen[region] &= ~mask
+        left = np.ascontiguousarray(seen[other])
+        if np.count_nonzero(left) < visible * scene.things[i].stamp.area or min(sides(left)) < least:
             return None
     return hidden
 
 
-def _append(scene: Scene, thing: Thing, hidden: np.ndarray) -> None:
-    mask = thing.stamp.within(scene.owner.shape)
-    scene.owner[mask.region][mask.pixels] = len(scene.things)
+def _append(scene: Scene, thing: Thing, hidden: Int[np.ndarray, " n"]) -> None:
+    region, own = thing.stamp.crop(*scene.owner.shape)
+    scene.owner[region][thing.stamp.mask[own]] = len(scene.things)
+    scene.hidden[: len(hidden), len(scene.things)] = hidden
     scene.things.append(thing)
-    scene.hidden = np.pad(scene.hidden, (0, 1))
-    scene.hidden[:-1, -1] = hidden
 
 
 def _draw_look(rng: Generator, rules: Rules, scene: Scene, stamp: Stamp, size: float) -> Look:
     """Colours that are seen against what is behind and beside, and a pattern where there is room for one."""
-    behind = _colours_around(scene, stamp)
-    colour = _draw_contrast(rng, behind, 32.0)
-    pattern = pick(rng, PATTERNS[1:]) if rng.random() < rules.patterns and size >= _PATTERN_SIZE else "plain"
-    second = None if pattern == "plain" else _draw_contrast(rng, behind, 22.0, colour)
-    edge = None
-    if rng.random() < rules.extras:
-        edge = draw_colour(rng, "white" if max(colour.rgb) < 130 else "black").rgb
+    around = scene.background.colours
+    for other in (thing.look for thing in scene.things if thing.stamp.meets(stamp)):
+        around = [*around, other.colour, *([other.second] if other.second else [])]
+    colour = _draw_contrast(rng, 32.0, around)
+    patterned = size >= _LEAST_PATTERNED and rng.random() < rules.patterns
+    edge = draw_colour(rng, "white" if colour.lab[0] < 45 else "black").rgb
     return Look(
         colour=colour,
-        pattern=pattern,
-        second=second,
-        angle=pick(rng, (0.0, 45.0, 90.0, 135.0)) if rng.random() < 0.6 else 360 * rng.random(),
-        period=max(5.5, size * (0.2 + 0.14 * rng.random())),
-        edge=edge,
-        shadow=bool(rng.random() < rules.extras),
+        pattern=_pick(rng, PATTERNS[1:]) if patterned else "plain",
+        second=_draw_contrast(rng, 22.0, around, colour) if patterned else None,
+        angle=_draw_angle(rng),
+        period=max(5.5, size * rng.uniform(0.2, 0.34)),
+        edge=edge if rng.random() < rules.extras else None,
+        shadow=rng.random() < rules.extras,
     )
 
 
-def _colours_around(scene: Scene, stamp: Stamp) -> list[tuple[int, int, int]]:
-    """The colours that an object has to stand out from."""
-    ground = scene.background
-    colours = [ground.first.rgb]
-    if ground.kind != "plain":
-        middle = np.mean([ground.first.rgb, ground.second.rgb], axis=0).round().astype(int)
-        colours += [ground.second.rgb, (int(middle[0]), int(middle[1]), int(middle[2]))]
-    for thing in scene.things:
-        if thing.stamp.meets(stamp):
-            colours += [c.rgb for c in (thing.look.colour, thing.look.second) if c is not None]
-    return colours
-
-
-def _draw_contrast(
-    rng: Generator, behind: list[tuple[int, int, int]], least: float, first: Colour | None = None
-) -> Colour:
-    """A colour at least so far from those behind, and farther from the object's first; else the farthest there is."""
-    best, farthest = None, -1.0
-    for i in rng.permutation(len(TERMS)):
+def _draw_contrast(rng: Generator, least: float, around: Sequence[Colour], first: Colour | None = None) -> Colour:
+    """A colour that far from those around and clearly another than an object's first; or the best there is."""
+    best, highest = None, -1.0
+    for i in rng.permutation(len(TERMS)).tolist():
         if first is not None and TERMS[i] == first.term:
             continue
         colour = draw_colour(rng, TERMS[i])
-        score = distance(colour, behind) / least
+        score = colour.distance(around) / least
         if first is not None:
-            score = min(score, distance(colour, [first.rgb]) / 45)
+            score = min(score, colour.distance([first]) / 45)
+        if score > highest:
+            best, highest = colour, score
         if score >= 1:
-            return colour
-        if score > farthest:
-            best, farthest = colour, score
+            break
     assert best is not None
     return best

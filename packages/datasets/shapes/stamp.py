@@ -13,24 +13,8 @@ from jaxtyping import Bool, Float, UInt8
 #: Bits after the point in coordinates given to OpenCV.
 _SHIFT = 8
 
-
-@dataclass(frozen=True)
-class Footprint:
-    """The part of a stamp that lies within an image: ``pixels`` of the image's ``region``."""
-
-    region: tuple[slice, slice]
-    pixels: Bool[np.ndarray, "_h _w"]
-
-    @property
-    def area(self) -> int:
-        """Pixels covered."""
-        return int(np.count_nonzero(self.pixels))
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """Height and width of the tight box in pixels, 0 where nothing is covered."""
-        rows, columns = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
-        return (int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1) if len(rows) else (0, 0)
+#: Rows and columns of a crop.
+Region = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +23,9 @@ class Stamp:
 
     Attributes:
         top: first row of the crop in the image; may be negative.
-        left: first column.
+        left: first column; may be negative.
         coverage: 0..255.
-        contours: the outline, in pixels of the crop.
+        contours: the outline, x and y in pixels of the crop.
     """
 
     top: int
@@ -60,53 +44,55 @@ class Stamp:
         return int(np.count_nonzero(self.mask))
 
     @property
-    def centre(self) -> Float[np.ndarray, " 2"]:
-        """x and y of the crop's middle, in pixels."""
+    def centre(self) -> tuple[float, float]:
+        """x and y of the crop's middle in the image."""
         height, width = self.coverage.shape
-        return np.array([self.left + width / 2, self.top + height / 2])
+        return self.left + width / 2, self.top + height / 2
 
     def meets(self, other: Stamp) -> bool:
         """Whether the crops overlap or touch."""
-        return all(
-            a < b + n and b < a + m
-            for a, m, b, n in (
-                (self.top, self.coverage.shape[0], other.top, other.coverage.shape[0]),
-                (self.left, self.coverage.shape[1], other.left, other.coverage.shape[1]),
-            )
-        )
+        (h, w), (other_h, other_w) = self.coverage.shape, other.coverage.shape
+        rows = self.top <= other.top + other_h and other.top <= self.top + h
+        return rows and self.left <= other.left + other_w and other.left <= self.left + w
 
-    def crop(self, size: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """What lies within an image of ``(height, width)``: where in the image, where in the stamp."""
-        inside, own = [], []
-        for start, length, limit in zip((self.top, self.left), self.coverage.shape, size, strict=False):
-            low, high = max(start, 0), max(min(start + length, limit), max(start, 0))
-            inside.append(slice(low, high))
-            own.append(slice(low - start, high - start))
-        return (inside[0], inside[1]), (own[0], own[1])
-
-    def within(self, size: tuple[int, ...]) -> Footprint:
-        """The mask's part within an image of ``(height, width)``."""
-        region, own = self.crop(size)
-        return Footprint(region, self.mask[own])
+    def crop(self, height: int, width: int) -> tuple[Region, Region]:
+        """What lies within an image of that size: where in the image, where in the stamp."""
+        rows, own_rows = _overlap(self.top, self.coverage.shape[0], height)
+        columns, own_columns = _overlap(self.left, self.coverage.shape[1], width)
+        return (rows, columns), (own_rows, own_columns)
 
 
-def rasterise(contours: Sequence[np.ndarray]) -> Stamp:
-    """Cover pixels with an outline.
+def _overlap(start: int, length: int, limit: int) -> tuple[slice, slice]:
+    low = min(max(start, 0), limit)
+    high = max(min(start + length, limit), low)
+    return slice(low, high), slice(low - start, high - start)
+
+
+def sides(mask: Bool[np.ndarray, "_h _w"]) -> tuple[int, int]:
+    """Height and width of the tight box of a mask in pixels; both 0 where it is empty."""
+    _, _, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return height, width
+
+
+def rasterise(contours: Sequence[Float[np.ndarray, "_k 2"]]) -> Stamp:
+    """Cover pixels with the inside of an outline.
 
     Args:
-        contours: each ``(k, 2)``, x and y in pixels, where pixel 0 reaches from 0 to 1; the second one is a hole.
+        contours: x and y in pixels, where the first pixel reaches from 0 to 1; the second contour is a hole.
     """
     left, top = (int(x) for x in np.floor(contours[0].min(0)))
     right, bottom = (int(x) for x in np.ceil(contours[0].max(0)))
-    local = [c - [left, top] for c in contours]
+    local = [contour - (left, top) for contour in contours]
     return Stamp(top, left, cover(local, bottom - top, right - left), local)
 
 
-def cover(contours: Sequence[np.ndarray], height: int, width: int, line: float = 0.0) -> np.ndarray:
-    """Supersampled coverage of the inside of contours, or of a line along them, 0..255."""
+def cover(
+    contours: Sequence[np.ndarray], height: int, width: int, line: float = 0.0
+) -> UInt8[np.ndarray, "{height} {width}"]:
+    """How much of each pixel of a crop lies inside contours, 0..255; or on a line of a width along them."""
     fine = 8 if max(height, width) <= 64 else 4
     canvas = np.zeros((height * fine, width * fine), np.uint8)
-    points = [np.rint((c * fine - 0.5) * (1 << _SHIFT)).astype(np.int32) for c in contours]
+    points = [np.rint((contour * fine - 0.5) * (1 << _SHIFT)).astype(np.int32) for contour in contours]
     if line:
         cv2.polylines(canvas, points, True, 255, max(1, round(line * fine)), cv2.LINE_8, _SHIFT)
     else:

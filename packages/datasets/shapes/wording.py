@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Float
-
 from scenewright.datasets.shapes.scene import Background, Scene, Thing
 
-#: Size words, and the share of the image that the box stays below.
-SIZES = (("tiny", 0.015), ("small", 0.05), ("medium", 0.13), ("large", 0.3), ("huge", 2.0))
+#: Size words, each with the share of the image that a box of that size stays below.
+SIZES = (("tiny", 0.015), ("small", 0.05), ("medium", 0.13), ("large", 0.3), ("huge", math.inf))
 
 #: Places on a grid of three rows and three columns.
 PLACES = (
@@ -21,114 +19,165 @@ PLACES = (
 )
 
 _PATTERNS = {
-    "plain": "",
-    "striped": "with {} stripes",
-    "dotted": "with {} dots",
-    "checkered": "with a {} checker pattern",
-    "gradient": "fading to {}",
+    "plain": "{}",
+    "striped": "{} with {} stripes",
+    "dotted": "{} with {} dots",
+    "checkered": "{} with a {} checker pattern",
+    "gradient": "{} fading to {}",
 }
 
 _BACKGROUNDS = {
-    "plain": "a plain {0} background",
-    "gradient": "a background fading from {0} to {1}",
-    "two-tone": "a two-tone {0} and {1} background",
-    "striped": "a striped {0} and {1} background",
-    "cloudy": "a cloudy {0} background",
+    "plain": "a plain {} background",
+    "gradient": "a background fading from {} to {}",
+    "two-tone": "a two-tone {} and {} background",
+    "striped": "a striped {} and {} background",
+    "cloudy": "a cloudy {} background",
 }
 
-_NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
-#: So many objects are named one by one, so that the caption fits a text encoder of 77 tokens.
+#: So many objects are named at most, for the caption to fit a text encoder of 77 tokens.
 _NAMED = 5
+
+#: Objects with a smaller gap are next to each other, as a share of the image's sides.
+_NEXT = 0.04
+
+#: A smaller share of an object that is hidden, or hides, goes without saying.
+_OVERLAP = 0.05
+
+#: x_min, y_min, x_max, y_max, as fractions of the image.
+Box = Sequence[float]
 
 
 @dataclass(frozen=True)
 class Relation:
-    """How an object stands to another: "partly behind", "in front of", "inside" or "next to"."""
+    """How an object stands to another.
+
+    Attributes:
+        kind: "partly behind", "in front of", "inside" or "next to".
+        other: the index of the other.
+    """
 
     kind: str
     other: int
 
 
+@dataclass(frozen=True)
+class Wording:
+    """All that is said about a scene.
+
+    Attributes:
+        sizes: one size word per object.
+        places: one place per object.
+        relations: how each object stands to another, None where no other is near.
+        captions: one sentence without a full stop per object.
+        summary: the caption of the scene.
+    """
+
+    sizes: list[str]
+    places: list[str]
+    relations: list[Relation | None]
+    captions: list[str]
+    summary: str
+
+
+def describe(scene: Scene, boxes: Sequence[Box]) -> Wording:
+    """Put a scene into words.
+
+    Args:
+        boxes: of the visible part of each object.
+    """
+    sizes, places = [size_word(box) for box in boxes], [place(box) for box in boxes]
+    relations = [_relate(scene, boxes, i) for i in range(len(boxes))]
+    briefs = [_brief(thing, size) for thing, size in zip(scene.things, sizes, strict=True)]
+    phrases = ["" if r is None else f", {r.kind} {with_article(label(scene.things[r.other]))}" for r in relations]
+    captions = [", ".join([a + b, c]) for a, b, c in zip(briefs, phrases, places, strict=True)]
+    return Wording(sizes, places, relations, captions, _summarise(scene, boxes, briefs, relations))
+
+
 def label(thing: Thing) -> str:
-    """ "red star"."""
+    """Colour and shape: "red star"."""
     return f"{thing.look.colour.name} {thing.shape}"
 
 
-def size_word(box: Float[np.ndarray, " 4"]) -> str:
-    """The size word of a box in fractions."""
-    share = float((box[2] - box[0]) * (box[3] - box[1]))
-    return next(word for word, limit in SIZES if share < limit)
+def size_word(box: Box) -> str:
+    """The size word of a box."""
+    return next(word for word, limit in SIZES if _share(box) < limit)
 
 
-def place(box: Float[np.ndarray, " 4"]) -> str:
-    """Where the middle of a box in fractions is."""
-    column, row = (min(2, int(3 * float(a + b) / 2)) for a, b in ((box[0], box[2]), (box[1], box[3])))
+def place(box: Box) -> str:
+    """Where the middle of a box is."""
+    column, row = (min(2, int(1.5 * (box[k] + box[k + 2]))) for k in (0, 1))
     return PLACES[row][column]
 
 
-def relate(scene: Scene, boxes: Float[np.ndarray, "n 4"], i: int) -> Relation | None:
-    """The relation that says most about an object: hidden, hiding, inside a ring, beside."""
-    areas = np.array([thing.stamp.area for thing in scene.things])
-    behind, before = scene.hidden[i] / areas[i], scene.hidden[:, i] / areas
-    if behind.max() >= 0.05:
-        return Relation("partly behind", int(behind.argmax()))
-    if before.max() >= 0.05:
-        return Relation("in front of", int(before.argmax()))
-    others = [j for j in range(len(boxes)) if j != i]
-    for j in others:
-        if (
-            scene.things[j].shape == "ring"
-            and (boxes[i, :2] > boxes[j, :2]).all()
-            and (boxes[i, 2:] < boxes[j, 2:]).all()
-        ):
-            return Relation("inside", j)
-    gaps = [_gap(boxes[i], boxes[j]) for j in others]
-    if gaps and min(gaps) < 0.04:
-        return Relation("next to", others[int(np.argmin(gaps))])
-    return None
-
-
-def _gap(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.maximum(np.maximum(a[:2] - b[2:], b[:2] - a[2:]), 0).max())
-
-
-def describe(scene: Scene, boxes: Float[np.ndarray, "n 4"], i: int) -> str:
-    """The rich caption of an object."""
-    relation = relate(scene, boxes, i)
-    pieces = [_brief(scene.things[i], size_word(boxes[i]))]
-    if relation is not None:
-        pieces.append(f"{relation.kind} {with_article(label(scene.things[relation.other]))}")
-    return ", ".join([*pieces, place(boxes[i])])
-
-
-def summarise(scene: Scene, boxes: Float[np.ndarray, "n 4"]) -> str:
-    """The caption of a scene: how many objects, on what, the largest by name."""
-    ground, count = _name_background(scene.background), len(scene.things)
-    if count == 0:
-        return f"{ground[0].upper()}{ground[1:]} with nothing on it."
-    shares = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    order = [int(i) for i in np.argsort(-shares, kind="stable")]
-    named = order if count <= _NAMED + 1 else order[:_NAMED]
-    names = [_brief(scene.things[i], size_word(boxes[i])) for i in named]
-    if count == 1:
-        return f"{names[0][0].upper()}{names[0][1:]} on {ground}."
-    if count > len(named):
-        names.append(f"{_number(count - len(named)).lower()} smaller ones")
-    return f"{_number(count)} shapes on {ground}: {', '.join(names[:-1])} and {names[-1]}."
-
-
 def with_article(words: str) -> str:
-    """ "a red star", "an orange ring"."""
+    """With "a" or "an" before it."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _share(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _brief(thing: Thing, size: str) -> str:
     look = thing.look
-    words = [with_article(size), label(thing)]
-    if look.second is not None:
-        words.append(_PATTERNS[look.pattern].format(look.second.name))
-    return " ".join(words)
+    return _PATTERNS[look.pattern].format(with_article(f"{size} {label(thing)}"), look.second and look.second.name)
+
+
+def _relate(scene: Scene, boxes: Sequence[Box], i: int) -> Relation | None:
+    """What says most about where an object is: it is hidden, hides another, is in a ring, or beside another."""
+    others = [j for j in range(len(boxes)) if j != i]
+    if not others:
+        return None
+    areas = [thing.stamp.area for thing in scene.things]
+    behind = max(others, key=lambda j: scene.hidden[i, j])
+    if scene.hidden[i, behind] >= _OVERLAP * areas[i]:
+        return Relation("partly behind", behind)
+    before = max(others, key=lambda j: scene.hidden[j, i] / areas[j])
+    if scene.hidden[before, i] >= _OVERLAP * areas[before]:
+        return Relation("in front of", before)
+    for j in others:
+        if _is_inside(scene.things[i], scene.things[j]):
+            return Relation("inside", j)
+    near = min(others, key=lambda j: _gap(boxes[i], boxes[j]))
+    return Relation("next to", near) if _gap(boxes[i], boxes[near]) < _NEXT else None
+
+
+def _is_inside(thing: Thing, ring: Thing) -> bool:
+    """Whether most of an object lies in the hole of a ring, which is half as wide as the ring or wider."""
+    apart = math.dist(thing.stamp.centre, ring.stamp.centre)
+    return ring.shape == "ring" and apart < 0.15 * ring.size and thing.size < 0.6 * ring.size
+
+
+def _gap(a: Box, b: Box) -> float:
+    return max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3], 0.0)
+
+
+def _summarise(scene: Scene, boxes: Sequence[Box], briefs: list[str], relations: list[Relation | None]) -> str:
+    """How many objects, on what, the largest by name; and who hides whom where that is plain to say."""
+    ground, count = _name_background(scene.background), len(briefs)
+    if count == 0:
+        return _sentence(f"{ground} with nothing on it")
+    if count == 1:
+        return _sentence(f"{briefs[0]} on {ground}")
+    order = sorted(range(count), key=lambda i: -_share(boxes[i]))
+    named = order if count <= _NAMED + 1 else order[:_NAMED]
+    names = [briefs[i] for i in named]
+    if count > len(named):
+        names.append(f"{_number(count - len(named))} smaller ones")
+    first = _sentence(f"{_number(count)} shapes on {ground}: {', '.join(names[:-1])} and {names[-1]}")
+    labels = [label(thing) for thing in scene.things]
+    for i in named:
+        relation = relations[i]
+        if relation is not None and relation.kind in ("partly behind", "inside") and relation.other in named:
+            if labels.count(labels[i]) == labels.count(labels[relation.other]) == 1:
+                return f"{first} The {labels[i]} is {relation.kind} the {labels[relation.other]}."
+    return first
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _name_background(ground: Background) -> str:
@@ -137,8 +186,3 @@ def _name_background(ground: Background) -> str:
 
 def _number(count: int) -> str:
     return _NUMBERS[count] if count < len(_NUMBERS) else str(count)
-
-
-def tags(things: Sequence[Thing]) -> list[str]:
-    """The distinct labels, in the order of the objects."""
-    return list(dict.fromkeys(label(thing) for thing in things))
