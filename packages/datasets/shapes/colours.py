@@ -16,12 +16,12 @@ RGB = tuple[int, int, int]
 
 #: Hue in degrees, saturation and value in [0, 1], each from .. to.
 _RANGES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
-    "red": ((-6, 6), (0.82, 1.0), (0.72, 0.95)),
+    "red": ((-5, 5), (0.82, 1.0), (0.72, 0.95)),
     "orange": ((24, 33), (0.85, 1.0), (0.94, 1.0)),
     "yellow": ((50, 57), (0.72, 1.0), (0.93, 1.0)),
     "green": ((105, 145), (0.6, 1.0), (0.45, 0.75)),
     "blue": ((212, 232), (0.7, 1.0), (0.65, 0.98)),
-    "purple": ((272, 290), (0.55, 0.85), (0.5, 0.75)),
+    "purple": ((277, 294), (0.55, 0.85), (0.5, 0.75)),
     "pink": ((325, 345), (0.3, 0.5), (0.96, 1.0)),
     "brown": ((18, 28), (0.6, 0.8), (0.35, 0.5)),
     "black": ((0, 360), (0.0, 0.2), (0.03, 0.11)),
@@ -34,7 +34,7 @@ TERMS = tuple(_RANGES)
 #: Which terms each tone goes with; the others have their own word for it: light red is pink, dark orange is brown.
 TONES = {
     "": TERMS,
-    "light": ("orange", "yellow", "green", "blue", "purple", "pink", "brown", "grey"),
+    "light": ("orange", "yellow", "green", "blue", "purple", "pink", "grey"),
     "dark": ("red", "green", "blue", "purple", "grey"),
 }
 
@@ -99,5 +99,5 @@ def draw_colour(rng: Generator, term: str, tone: str = "") -> Colour:
     red, green, blue = (round(255 * x) for x in colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value))
     colour = Colour(term, (red, green, blue), tone)
     if tone == "light":
-        return colour.towards((255, 255, 255), 0.58)
-    return colour.towards((0, 0, 0), 0.5) if tone == "dark" else colour
+        return colour.towards((255, 255, 255), 0.38)
+    return colour.towards((0, 0, 0), 0.4) if tone == "dark" else colour

@@ -37,7 +37,7 @@ class Shapes:
         difficulty: "easy" (1 to 4 plain objects side by side, plain backgrounds), "middle" (1 to 6, patterns, a
             little overlap, two-coloured backgrounds) or "full" (1 to 12, patterns, occlusion, outlines, shadows,
             textured backgrounds).
-        objects: fewest and most objects, in place of the difficulty's own; as many are drawn as fit.
+        objects: fewest and most objects, up to 100, in place of the difficulty's own; as many are drawn as fit.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -66,8 +66,8 @@ class Shapes:
         if difficulty not in DIFFICULTIES:
             raise ValueError(f"difficulty must be one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
         objects = DIFFICULTIES[difficulty].objects if objects is None else objects
-        if len(objects) != 2 or not 0 <= objects[0] <= objects[1]:
-            raise ValueError(f"objects must be the fewest and the most, such as [1, 12], got {list(objects)}")
+        if len(objects) != 2 or not 0 <= objects[0] <= objects[1] <= 100:
+            raise ValueError(f"objects must be the fewest and the most, within 0 .. 100, got {list(objects)}")
         self.length, self.height, self.width = length, height, width
         self.seed, self.split, self.difficulty = seed, split, difficulty
         self.objects = (objects[0], objects[1])
@@ -133,7 +133,7 @@ def _record(scene: Scene, wording: Wording, i: int) -> dict[str, Any]:
         "place": wording.places[i],
         "rotation": round(thing.rotation, 2),
         "order": i,
-        "visible": round(scene.visible_fraction(i), 4),
+        "visible_fraction": round(scene.visible_fraction(i), 4),
         "outline": look.edge is not None,
         "shadow": look.shadow,
         "relation": relation and {"kind": relation.kind, "object": relation.other},

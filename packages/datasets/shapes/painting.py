@@ -16,6 +16,7 @@ Picture = UInt8[np.ndarray, "height width 3"]
 Share = Float32[np.ndarray, "height width"]
 
 _BYTE = np.float32(1 / 255)
+_RAMP = np.arange(256, dtype=np.float32)[:, None] * _BYTE
 
 
 def paint(scene: Scene) -> Picture:
@@ -99,7 +100,8 @@ def _plain(rgb: RGB, height: int, width: int) -> Picture:
 
 def _mix(first: RGB, second: RGB, share: Share) -> Picture:
     """From the first colour to the second, in 256 steps."""
-    steps = np.linspace(first, second, 256).round().astype(np.uint8)
+    start, end = np.array(first, np.float32), np.array(second, np.float32)
+    steps = (start + _RAMP * (end - start) + 0.5).astype(np.uint8)
     return steps[(255 * np.clip(share, 0, 1) + 0.5).astype(np.uint8)]
 
 
@@ -119,9 +121,9 @@ def _to_middle(position: Float[np.ndarray, "*_"], period: float) -> Float[np.nda
 
 def _clouds(seed: int, height: int, width: int) -> Share:
     """Smooth noise of four octaves."""
-    rng = np.random.default_rng(seed)
+    rng, short = np.random.default_rng(seed), min(height, width)
     share = np.zeros((height, width), np.float32)
     for cells, weight in ((3, 0.5), (6, 0.28), (12, 0.14), (24, 0.08)):
-        noise = rng.random((cells, cells), np.float32)
+        noise = rng.random((round(cells * height / short), round(cells * width / short)), np.float32)
         share += weight * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip((share - 0.25) * 2, 0, 1)

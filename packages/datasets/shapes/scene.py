@@ -18,7 +18,7 @@ PATTERNS = ("plain", "striped", "dotted", "checkered", "gradient")
 BACKGROUNDS = ("plain", "gradient", "two-tone", "striped", "cloudy")
 
 #: Smaller objects cannot show a pattern; of their diameter, in pixels.
-_LEAST_PATTERNED = 16.0
+_LEAST_PATTERNED = 14.0
 
 #: How often a place is sought for an object before it is left out.
 _ATTEMPTS = 40
@@ -37,6 +37,7 @@ class Rules:
         extras: share of objects with an outline, and again with a shadow.
         crowding: share of objects that are put close to another.
         overflow: share of objects that may reach over the border of the image.
+        contrast: how different objects are at least from what is behind and beside them, in CIELAB.
         backgrounds: the kinds there are.
     """
 
@@ -46,13 +47,14 @@ class Rules:
     extras: float
     crowding: float
     overflow: float
+    contrast: float
     backgrounds: tuple[str, ...]
 
 
 DIFFICULTIES = {
-    "easy": Rules((1, 4), 0.95, 0.0, 0.0, 0.0, 0.0, ("plain",)),
-    "middle": Rules((1, 6), 0.7, 0.5, 0.1, 0.15, 0.0, ("plain", "gradient", "two-tone")),
-    "full": Rules((1, 12), 0.4, 0.7, 0.2, 0.25, 0.12, BACKGROUNDS),
+    "easy": Rules((1, 4), 0.95, 0.0, 0.0, 0.0, 0.0, 45.0, ("plain",)),
+    "middle": Rules((1, 6), 0.7, 0.5, 0.1, 0.15, 0.0, 38.0, ("plain", "gradient", "two-tone")),
+    "full": Rules((1, 12), 0.4, 0.7, 0.2, 0.25, 0.12, 32.0, BACKGROUNDS),
 }
 
 
@@ -169,7 +171,7 @@ def _draw_background(rng: Generator, rules: Rules, height: int, width: int) -> B
     kind = _pick(rng, rules.backgrounds)
     first = _draw_tone(rng)
     second = _cloud(first) if kind == "cloudy" else _draw_tone(rng)
-    while kind != "cloudy" and not 20 < second.distance([first]) < 80:  # neither alike nor shrill
+    while kind != "cloudy" and (second.name == first.name or not 20 < second.distance([first]) < 80):
         second = _draw_tone(rng)
     return Background(
         kind=kind,
@@ -263,23 +265,23 @@ def _draw_look(rng: Generator, rules: Rules, scene: Scene, stamp: Stamp, size: f
     around = scene.background.colours
     for other in (thing.look for thing in scene.things if thing.stamp.meets(stamp)):
         around = [*around, other.colour, *([other.second] if other.second else [])]
-    colour = _draw_contrast(rng, 32.0, around)
+    colour = _draw_contrast(rng, rules.contrast, around)
     patterned = size >= _LEAST_PATTERNED and rng.random() < rules.patterns
     edge = draw_colour(rng, "white" if colour.lab[0] < 45 else "black").rgb
     return Look(
         colour=colour,
         pattern=_pick(rng, PATTERNS[1:]) if patterned else "plain",
-        second=_draw_contrast(rng, 22.0, around, colour) if patterned else None,
+        second=_draw_contrast(rng, 0.75 * rules.contrast, around, colour) if patterned else None,
         angle=_draw_angle(rng),
-        period=max(5.5, size * rng.uniform(0.2, 0.34)),
+        period=max(5.0, size * rng.uniform(0.2, 0.34)),
         edge=edge if rng.random() < rules.extras else None,
         shadow=rng.random() < rules.extras,
     )
 
 
 def _draw_contrast(rng: Generator, least: float, around: Sequence[Colour], first: Colour | None = None) -> Colour:
-    """A colour that far from those around and clearly another than an object's first; or the best there is."""
-    best, highest = None, -1.0
+    """A colour of another term than those around, that far from them, and far from ``first``; or the best there is."""
+    best, highest, terms = None, -1.0, {colour.term for colour in around}
     for i in rng.permutation(len(TERMS)).tolist():
         if first is not None and TERMS[i] == first.term:
             continue
@@ -287,6 +289,8 @@ def _draw_contrast(rng: Generator, least: float, around: Sequence[Colour], first
         score = colour.distance(around) / least
         if first is not None:
             score = min(score, colour.distance([first]) / 45)
+        if TERMS[i] in terms:
+            score *= 0.5
         if score > highest:
             best, highest = colour, score
         if score >= 1:

@@ -90,7 +90,7 @@ def cover(
     contours: Sequence[np.ndarray], height: int, width: int, line: float = 0.0
 ) -> UInt8[np.ndarray, "{height} {width}"]:
     """How much of each pixel of a crop lies inside contours, 0..255; or on a line of a width along them."""
-    fine = 8 if max(height, width) <= 64 else 4
+    fine = next(n for n, limit in ((8, 64), (4, 1024), (2, np.inf)) if max(height, width) <= limit)
     canvas = np.zeros((height * fine, width * fine), np.uint8)
     points = [np.rint((contour * fine - 0.5) * (1 << _SHIFT)).astype(np.int32) for contour in contours]
     if line:

@@ -22,7 +22,7 @@ _PATTERNS = {
     "plain": "{}",
     "striped": "{} with {} stripes",
     "dotted": "{} with {} dots",
-    "checkered": "{} with a {} checker pattern",
+    "checkered": "{} with {} checker pattern",
     "gradient": "{} fading to {}",
 }
 
@@ -36,8 +36,8 @@ _BACKGROUNDS = {
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
-#: So many objects are named at most, for the caption to fit a text encoder of 77 tokens.
-_NAMED = 5
+#: So many objects are named in the caption of a scene, so that text encoders of 77 tokens read it whole.
+_NAMED = 4
 
 #: Objects with a smaller gap are next to each other, as a share of the image's sides.
 _NEXT = 0.04
@@ -121,8 +121,10 @@ def _share(box: Box) -> float:
 
 
 def _brief(thing: Thing, size: str) -> str:
-    look = thing.look
-    return _PATTERNS[look.pattern].format(with_article(f"{size} {label(thing)}"), look.second and look.second.name)
+    look, second = thing.look, thing.look.second.name if thing.look.second else ""
+    if look.pattern == "checkered":
+        second = with_article(second)
+    return _PATTERNS[look.pattern].format(with_article(f"{size} {label(thing)}"), second)
 
 
 def _relate(scene: Scene, boxes: Sequence[Box], i: int) -> Relation | None:
