@@ -152,7 +152,8 @@ class EncodedImage:
         data: the bytes, or a function that reads them (so a source can list files without opening them).
         extension: of the file, lower case, without the dot: "jpg".
         name: where it came from, for people: a path, or a tar and its member.
-        border: pixels ``(left, top, right, bottom)`` that were padded around the picture; cut after decoding.
+        border: pixels ``(left, top, right, bottom)`` that were padded around the picture in white; cut after
+            decoding. Where the picture is not white there, nothing is cut and ``border`` becomes zero.
         max_pixels: more than this is refused before decoding.
     """
 
@@ -196,7 +197,14 @@ class EncodedImage:
         """
         # functools.cached_property would hold one lock for all images in Python 3.11, and threads decode ahead
         if self._image is None:
-            self._image = _cut(decode(self.data, self.max_pixels), self.border)
+            image = decode(self.data, self.max_pixels)
+            if any(self.border):
+                picture = _without(image, self.border)
+                if picture is None:
+                    self.border = (0, 0, 0, 0)
+                else:
+                    image = picture
+            self._image = image
         return self._image
 
 
@@ -235,10 +243,22 @@ def _rgb(image: PILImage.Image) -> PILImage.Image:
     return image.convert("RGB")
 
 
-def _cut(image: Image, border: tuple[int, int, int, int]) -> Image:
+def _without(image: Image, border: tuple[int, int, int, int]) -> Image | None:
+    """The picture inside a white border, or None if there is no such border."""
     left, top, right, bottom = border
     height, width = image.shape[1:]
-    return image[:, top : height - bottom, left : width - right] if any(border) else image
+    if left + right >= width or top + bottom >= height:
+        return None
+    sides = (
+        image[:, :top],
+        image[:, height - bottom :],
+        image[:, top : height - bottom, :left],
+        image[:, top : height - bottom, width - right :],
+    )
+    # JPEG rings beside the picture, so the mean decides and not the darkest pixel
+    if any(side.numel() and side.float().mean() < 245 for side in sides):
+        return None
+    return image[:, top : height - bottom, left : width - right].contiguous()
 
 
 def _png(image: Image) -> bytes:

@@ -1,0 +1,165 @@
+"""One run of annotation: the dataset, the annotators and the writer, introduced to each other."""
+
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, InitProcessGroupKwargs
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from scenewright.annotators.pipeline import Timings, annotate
+from scenewright.annotators.provenance import describe, package_versions
+from scenewright.datasets.shards import Counts, Manifest, ShardWriter, shard_numbers, stats, write_shards
+from scenewright.layout import Sample
+from scenewright.protocols import RangedDataset
+
+
+class Annotating:
+    """A run as a configuration describes it: ``conf/annotate.yaml`` with its overrides."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        # processes wait for each other only at the very end, however long the slowest takes
+        self.process = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=365))])
+        self.dataset = instantiate(cfg.dataset, _convert_="all")
+        self.annotators: dict[str, Any] = instantiate(cfg.get("annotator") or {}, _convert_="all")
+        self.length = len(self.dataset) if isinstance(self.dataset, RangedDataset) else None
+        self.timings = Timings()
+        self.rank = cfg.job_index * self.process.num_processes + self.process.process_index
+        self.world_size = cfg.num_jobs * self.process.num_processes
+
+    def write(self) -> None:
+        """Write this process's shards, those that are not there yet."""
+        cfg = self.cfg
+        writer = ShardWriter(cfg.output_dir, self.record, cfg.images, cfg.allow_mixed, workers=cfg.workers)
+        with writer, self._progress(writer) as progress:
+            counts = Counts()
+
+            def on_sample(sample: Sample) -> None:
+                counts.add(sample)
+                progress.set_postfix(ok=counts.ok, empty=counts.empty, error=counts.error, refresh=False)
+                progress.update()
+
+            write_shards(
+                self.dataset,
+                writer,
+                self._annotate,
+                samples_per_shard=cfg.samples_per_shard,
+                rank=self.rank,
+                world_size=self.world_size,
+                on_sample=on_sample,
+            )
+
+    def conclude(self) -> None:
+        """Say how it ended, once for all processes; exit with 1 where too many images failed."""
+        self.process.wait_for_everyone()
+        if self.process.is_main_process:
+            found = stats(self.cfg.output_dir)
+            for reason, times in list(found["reasons"].items())[:10]:
+                print(f"  {times} × {reason}")
+            print(
+                f"{found['images']} images: {found['ok']} ok, {found['empty']} empty, {found['error']} failed · "
+                f"{found['shards']} shards, {found['bytes'] / 1e6:.1f} MB in {self.cfg.output_dir}"
+            )
+        self.process.end_training()
+        if self.process.is_main_process and too_many(found["error"], found["images"], self.cfg.max_errors):
+            print(f"more images failed than max_errors={self.cfg.max_errors} allows", file=sys.stderr)
+            sys.exit(1)
+
+    def estimate(self, images: int) -> None:
+        """Annotate a few images into a folder that is thrown away, and print what all would take."""
+        if not self.process.is_main_process:
+            return
+        samples = list(islice(self.dataset, images))
+        with tempfile.TemporaryDirectory() as folder:
+            with ShardWriter(folder, images=self.cfg.images, workers=self.cfg.workers) as writer:
+                write_shards(samples, writer, self._annotate, samples_per_shard=max(images, 1))
+            size = stats(folder)["bytes"]
+        print_estimate(self.timings, size, self.length, self.world_size)
+
+    @cached_property
+    def record(self) -> Mapping[str, Any]:
+        """What makes these shards, for their manifests: nothing that leaves their bytes as they are."""
+        source = {}
+        if isinstance(self.dataset, RangedDataset) and self.length is not None:
+            source = {"samples": self.length, "fingerprint": self.dataset.fingerprint}
+            source["shards"] = len(shard_numbers(self.length, self.cfg.samples_per_shard))
+        config = OmegaConf.to_container(self.cfg, resolve=True)
+        assert isinstance(config, dict)
+        kept = ("dataset", "annotator", "samples_per_shard", "images", "seed")
+        return {
+            "config": {name: config[name] for name in kept if name in config},
+            "plugins": {name: describe(plugin) for name, plugin in self.annotators.items()},
+            "source": source,
+            "packages": package_versions(),
+        }
+
+    def _annotate(self, samples: Iterable[Sample], /) -> Iterator[Sample]:
+        return annotate(
+            samples,
+            **self.annotators,
+            batch_size=self.cfg.batch_size,
+            workers=self.cfg.workers,
+            device=self.process.device,
+            seed=self.cfg.seed,
+            timings=self.timings,
+        )
+
+    def _progress(self, writer: ShardWriter) -> "tqdm[Any]":
+        """A bar over this process's images, begun at those that are done."""
+        total, done = None, 0
+        if self.length is not None:
+            per_shard = self.cfg.samples_per_shard
+            sizes = {
+                n: min(per_shard, self.length - n * per_shard)
+                for n in shard_numbers(self.length, per_shard, self.rank, self.world_size)
+            }
+            if self.cfg.retry_errors:
+                forget_failed(writer, sizes)
+            total, done = sum(sizes.values()), sum(size for n, size in sizes.items() if writer.has(n))
+        return tqdm(
+            total=total,
+            initial=done,
+            unit="image",
+            disable=not self.process.is_main_process,
+            dynamic_ncols=True,
+            smoothing=0.05,
+            mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file needs no film
+        )
+
+
+def forget_failed(writer: ShardWriter, numbers: Iterable[int]) -> None:
+    """Make the shards in which an image failed count as not done."""
+    for number in numbers:
+        if writer.has(number):
+            manifest = Manifest.from_json(Path(writer.directory, f"{number:05d}.json").read_bytes())
+            if manifest.counts["error"]:
+                writer.forget(number)
+
+
+def too_many(errors: int, images: int, max_errors: float) -> bool:
+    """Whether more failed than is allowed: a share of the images below 1, a number of them from 1 on."""
+    return errors > (max_errors * images if max_errors < 1 else max_errors)
+
+
+def print_estimate(timings: Timings, size: int, length: int | None, processes: int) -> None:
+    """Print the speed of each stage, and what the whole source would take."""
+    if not timings.images:
+        raise ValueError("the dataset is empty: nothing to measure")
+    total = sum(timings.seconds.values())
+    print(f"measured on {timings.images} images, the first batches and model loading included")
+    for stage, seconds in {**timings.seconds, "all": total}.items():
+        rate = timings.images / seconds if seconds else float("inf")
+        print(f"  {stage:<10} {seconds / timings.images * 1e3:9.1f} ms/image {rate:9.1f} images/s {seconds / total:6.0%}")
+    if length is None:
+        print("the dataset does not say how long it is, so there is no estimate for all of it")
+        return
+    hours = timedelta(seconds=round(total / timings.images * length / processes))
+    print(f"all {length} images: {hours} with {processes} processes, {size / timings.images * length / 1e9:.3f} GB")

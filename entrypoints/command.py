@@ -1,0 +1,39 @@
+"""What the commands share: how they fail."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+
+from omegaconf import DictConfig
+
+
+def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Say what a user got wrong without a traceback; HYDRA_FULL_ERROR=1 brings it back.
+
+    A wrong setting, path or file ends with exit code 2. Any other exception is a fault of
+    the program and keeps its traceback.
+    """
+
+    @wraps(main)
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            main(cfg)
+        except Exception as error:
+            cause = _users(error)
+            if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            print(f"error: {cause}", file=sys.stderr)
+            sys.exit(2)
+
+    return guarded
+
+
+def _users(error: BaseException) -> BaseException | None:
+    """The part of an error that is for the user: Hydra wraps what a constructor raises."""
+    from hydra.errors import InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, InstantiationException):
+        return error.__cause__ if isinstance(error.__cause__, (ValueError, OSError)) else error
+    return error if isinstance(error, (ValueError, OSError, OmegaConfBaseException)) else None

@@ -1,0 +1,40 @@
+"""Verify, repair and measure a folder of shards."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from scenewright.entrypoints.command import one_line_errors
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="shards")
+@one_line_errors
+def run(cfg: DictConfig) -> None:
+    from scenewright.entrypoints.repairing import repair
+    from scenewright.datasets.shards import stats, verify
+
+    if cfg.verb == "verify":
+        faults = list(verify(cfg.shards))
+        print(*faults, f"{len(faults)} faults in {cfg.shards}" if faults else f"{cfg.shards} is whole", sep="\n")
+        sys.exit(bool(faults))
+    elif cfg.verb == "stats":
+        found = stats(cfg.shards)
+        reasons = found.pop("reasons")
+        print(*(f"{name:<10}{value:>14,}" for name, value in found.items()), sep="\n")
+        print(*(f"  {times} × {reason}" for reason, times in reasons.items()), sep="\n")
+    elif cfg.verb == "repair":
+        repair(cfg)
+    else:
+        raise ValueError(f"the first word must be verify, repair or stats, got {cfg.verb!r}")
+
+
+def main() -> None:
+    # the verb stands alone on the command line, as in git; Hydra wants a field
+    if len(sys.argv) > 1 and sys.argv[1].isalpha():
+        sys.argv[1] = f"verb={sys.argv[1]}"
+    run()
+
+
+if __name__ == "__main__":
+    main()

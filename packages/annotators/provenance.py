@@ -1,0 +1,69 @@
+"""What made an annotation: enough to make it again."""
+
+import inspect
+from collections.abc import Mapping
+from hashlib import file_digest, sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+#: The packages whose versions can change an annotation.
+PACKAGES = (
+    "scenewright",
+    "torch",
+    "torchvision",
+    "transformers",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "scikit-image",
+    "scipy",
+    "pycocotools",
+)
+
+
+def describe(plugin: Any) -> dict[str, Any]:
+    """A plugin's class, its settings with their defaults, and a digest of its checkpoint where that is a file.
+
+    Settings are the constructor's arguments that the plugin stores under their own
+    names, which all of ours do; an injected plugin is described in its place.
+    """
+    kind = type(plugin)
+    settings = {name: getattr(plugin, name) for name in inspect.signature(kind).parameters if hasattr(plugin, name)}
+    known = {"class": f"{kind.__module__}.{kind.__qualname__}", "settings": {k: _plain(v) for k, v in settings.items()}}
+    checkpoint = settings.get("checkpoint")
+    if isinstance(checkpoint, (str, Path)) and Path(checkpoint).exists():
+        known["checkpoint_sha256"] = _digest(Path(checkpoint))
+    return known
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that can change an annotation, of those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else describe(value)
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of a folder's files and their names."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    digest = sha256()
+    for file in sorted(x for x in path.rglob("*") if x.is_file()):
+        digest.update(f"{file.relative_to(path)}:{_digest(file)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""COCO: images with boxes, masks and captions of their own."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from pycocotools import mask as coco_mask
+
+from scenewright.datasets.files import extension, fingerprint_of, join, keys_of, read_bytes
+from scenewright.layout import MAX_PIXELS, EncodedImage, Layout, RunLengths, Sample
+
+
+class Coco:
+    """Images in the order of their ids, with the boxes and masks that people drew.
+
+    Labels are the category names. The caption is the first of the image's; all of them
+    are in ``metadata["captions"]``. Crowd regions are left out, since they are no
+    single object; a box without area is dropped with a warning.
+
+    Args:
+        instances: an ``instances_*.json``, a path or URL.
+        images: the folder that the file names start from.
+        captions: a ``captions_*.json``, or None.
+        max_pixels: larger images are refused before they are decoded.
+
+    Raises:
+        ValueError: ``instances`` has no images.
+
+    Source: Lin et al. 2014, arXiv 1405.0312; the format of cocodataset.org.
+    """
+
+    def __init__(self, instances: str, images: str, captions: str | None = None, max_pixels: int = MAX_PIXELS) -> None:
+        self.instances, self.images, self.captions = str(instances), str(images), captions
+        self.max_pixels = max_pixels
+        self._loaded: _Tables | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return self._load().fingerprint
+
+    def __len__(self) -> int:
+        return len(self._load().images)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.read(0, len(self))
+
+    def read(self, start: int, stop: int) -> Iterator[Sample]:
+        """The samples from ``start`` up to ``stop``."""
+        tables = self._load()
+        for image, key in zip(tables.images[start:stop], tables.keys[start:stop], strict=True):
+            path = image["file_name"]
+            file = EncodedImage(
+                partial(read_bytes, join(self.images, path)), extension(path), path, max_pixels=self.max_pixels
+            )
+            captions = tables.captions[image["id"]]
+            metadata = image | ({"captions": captions} if captions else {})
+            caption = captions[0] if captions else ""
+            try:
+                layout, warnings = _layout(image, tables.regions[image["id"]], tables.labels)
+            except (KeyError, TypeError, ValueError) as error:
+                yield Sample(key=key, error=f"its annotations cannot be read: {type(error).__name__}: {error}")
+                continue
+            yield Sample(key, file, caption, layout=layout, metadata=metadata, warnings=warnings)
+
+    def _load(self) -> "_Tables":
+        if self._loaded is None:
+            self._loaded = _Tables(self.instances, self.captions)
+        return self._loaded
+
+
+class _Tables:
+    """The JSON files, by image id."""
+
+    def __init__(self, instances: str, captions: str | None) -> None:
+        data = [read_bytes(path) for path in (instances, captions) if path is not None]
+        try:
+            boxes, texts = json.loads(data[0]), json.loads(data[1]) if captions else {"annotations": []}
+            self.images = sorted(boxes["images"], key=lambda x: x["id"])
+            self.labels = {x["id"]: x["name"] for x in boxes.get("categories", [])}
+            self.regions: dict[int, list[dict[str, Any]]] = defaultdict(list)
+            for region in boxes.get("annotations", []):
+                self.regions[region["image_id"]].append(region)
+            self.captions: dict[int, list[str]] = defaultdict(list)
+            for text in texts["annotations"]:
+                self.captions[text["image_id"]].append(text["caption"].strip())
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{instances} is not in COCO's format: {type(error).__name__}: {error}") from None
+        if not self.images:
+            raise ValueError(f"{instances} has no images")
+        self.keys = keys_of([x["file_name"] for x in self.images])
+        self.fingerprint = fingerprint_of(data)
+
+
+def _layout(
+    image: Mapping[str, Any], regions: list[dict[str, Any]], labels: Mapping[int, str]
+) -> tuple[Layout, list[str]]:
+    height, width = image["height"], image["width"]
+    single = [x for x in regions if not x.get("iscrowd", 0)]
+    sound = [x for x in single if x["bbox"][2] > 0 and x["bbox"][3] > 0]
+    warnings = [f"{len(single) - len(sound)} boxes have no area and were dropped"] if len(sound) < len(single) else []
+    corners = torch.tensor([x["bbox"] for x in sound], dtype=torch.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    boxes = (corners / torch.tensor([width, height, width, height])).clamp(0, 1).float()
+    masks = [_mask(x.get("segmentation"), height, width) for x in sound]
+    names = [labels[x["category_id"]] for x in sound]
+    complete = [m for m in masks if m is not None]
+    return Layout(boxes, names, masks=complete if len(complete) == len(sound) and sound else None), warnings
+
+
+def _mask(segmentation: Any, height: int, width: int) -> RunLengths | None:
+    """Run lengths of polygons, of plain run lengths or of compressed ones; None where nothing was drawn."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+        return RunLengths(size=(height, width), counts=segmentation["counts"].encode())
+    parts = coco_mask.frPyObjects(segmentation, height, width)
+    merged = coco_mask.merge(parts) if isinstance(parts, list) else parts
+    return RunLengths(size=(height, width), counts=merged["counts"])

@@ -1,0 +1,118 @@
+"""Files wherever they are: local paths and any URL that fsspec opens."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from glob import has_magic
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from braceexpand import braceexpand
+from fsspec.core import url_to_fs
+
+#: What the image sources take for an image, by its extension.
+IMAGE_EXTENSIONS = {"jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif"}
+
+
+def expand(patterns: str | Path | Iterable[str]) -> list[str]:
+    """The files that patterns name, each pattern's own in sorted order.
+
+    Args:
+        patterns: one or several paths or URLs; ``{00000..00331}`` and ``{a,b}`` are
+            written out, ``*``, ``?``, ``[…]`` and ``**`` are looked up.
+
+    Raises:
+        FileNotFoundError: a pattern names no file.
+    """
+    files: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, (str, Path)) else patterns:
+        found = [x for one in braceexpand(str(pattern)) for x in (_glob(one) if has_magic(one) else [one])]
+        if not found:
+            raise FileNotFoundError(f"no file matches {str(pattern)!r}")
+        files += found
+    return files
+
+
+def _glob(pattern: str) -> list[str]:
+    files, path = url_to_fs(pattern)
+    if files.exists(path):  # a name that merely looks like a pattern: "photo[1].tar"
+        return [pattern]
+    found = sorted(str(x) for x in files.glob(path))
+    return found if is_local(pattern) else [files.unstrip_protocol(x) for x in found]
+
+
+def is_local(url: str | Path) -> bool:
+    """Whether this is a path on this machine, not a URL."""
+    return "://" not in str(url)
+
+
+def open_binary(url: str | Path) -> Any:
+    """Open a file of bytes for reading; it can seek."""
+    return open(url, "rb") if is_local(url) else fsspec.open(str(url), "rb").open()
+
+
+def read_bytes(url: str | Path) -> bytes:
+    """A file's bytes."""
+    with open_binary(url) as file:
+        return file.read()
+
+
+def join(folder: str | Path, path: str) -> str:
+    """A path below a folder or URL; an absolute one or a URL stays as it is."""
+    if not is_local(path) or path.startswith("/"):
+        return path
+    return f"{str(folder).rstrip('/')}/{path}" if str(folder) else path
+
+
+def parent(url: str | Path) -> str:
+    """The folder of a file, as a path or URL."""
+    return str(Path(url).parent) if is_local(url) else str(url).rsplit("/", 1)[0]
+
+
+def extension(path: str) -> str:
+    """The last extension, lower case and without the dot; empty where there is none."""
+    return PurePosixPath(path).suffix[1:].lower()
+
+
+def text_of(data: bytes) -> tuple[str, list[str]]:
+    """A text file's text, stripped, and what had to be mended to read it."""
+    try:
+        return data.decode("utf-8-sig").strip(), []
+    except UnicodeDecodeError as error:
+        mended = data.decode("utf-8", errors="replace").strip()
+        return mended, [f"the caption is not UTF-8 (byte 0x{data[error.start]:02x} at {error.start}) and was mended"]
+
+
+def key_of(stem: str) -> str:
+    """A path without its extension as a key: no dots, slashes, spaces or control characters; at most 120 characters.
+
+    WebDataset ends a key at its first dot, and a slash would make a folder of it.
+    """
+    key = re.sub(r"[^\w-]", "_", stem.strip("/").replace("/", "__")) or "_"
+    return key if len(key) <= 120 else f"{key[:111]}-{_digest(stem)}"
+
+
+def keys_of(paths: Sequence[str]) -> list[str]:
+    """One key per path, all different: where several paths have one key, each gets a digest of its path.
+
+    Case does not make a difference, since shards are unpacked on file systems that ignore it.
+    """
+    keys = [key_of(path[: -len(suffix)] if (suffix := PurePosixPath(path).suffix) else path) for path in paths]
+    times = Counter(key.lower() for key in keys)
+    return [k if times[k.lower()] == 1 else f"{k[:111]}-{_digest(p)}" for k, p in zip(keys, paths, strict=True)]
+
+
+def fingerprint_of(parts: Iterable[str | bytes]) -> str:
+    """A digest of a source's parts, in order."""
+    digest = sha256()
+    for part in parts:
+        data = part.encode("utf-8", errors="surrogateescape") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8) + data)
+    return digest.hexdigest()
+
+
+def _digest(path: str) -> str:
+    return sha256(path.encode("utf-8", errors="surrogateescape")).hexdigest()[:8]
+

@@ -1,0 +1,75 @@
+"""Several datasets as one."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from scenewright.datasets.files import fingerprint_of
+from scenewright.layout import Sample
+from scenewright.protocols import RangedDataset
+
+
+class Mixture:
+    """Draws from datasets by weight, in a seeded order, each sample once.
+
+    It ends when the first dataset that is still wanted runs dry, so the proportions
+    hold to the end. Keys get the dataset's name in front, so that they never collide.
+
+    Args:
+        datasets: by name.
+        weights: by name, any positive numbers; equal if not given. A weight of 0 leaves a dataset out.
+        seed: of the order.
+
+    Raises:
+        ValueError: no datasets, or weights that name others or are negative.
+    """
+
+    def __init__(
+        self, datasets: Mapping[str, RangedDataset], weights: Mapping[str, float] | None = None, seed: int = 0
+    ) -> None:
+        self.datasets, self.seed = dict(datasets), seed
+        self.weights = {name: 1.0 for name in self.datasets} if weights is None else dict(weights)
+        if not self.datasets:
+            raise ValueError("a mixture needs at least one dataset; +dataset@dataset.datasets.NAME=… adds one")
+        if self.weights.keys() != self.datasets.keys():
+            raise ValueError(f"weights must name the datasets {sorted(self.datasets)}, got {sorted(self.weights)}")
+        if min(self.weights.values()) < 0 or sum(self.weights.values()) <= 0:
+            raise ValueError(f"weights must not be negative and not all zero, got {self.weights}")
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(x for name, dataset in self.datasets.items() for x in (name, dataset.fingerprint))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.read(0, len(self))
+
+    def read(self, start: int, stop: int) -> Iterator[Sample]:
+        """The samples from ``start`` up to ``stop``."""
+        names = list(self.datasets)
+        order = self._order
+        before = np.bincount(order[:start], minlength=len(names))
+        inside = np.bincount(order[start:stop], minlength=len(names))
+        parts = [
+            self.datasets[n].read(int(b), int(b + i)) for n, b, i in zip(names, before, inside, strict=True)
+        ]
+        for which in order[start:stop]:
+            sample = next(parts[which])
+            yield replace(sample, key=f"{names[which]}-{sample.key}")
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """Which dataset each sample comes from."""
+        lengths = np.array([len(d) for d in self.datasets.values()])
+        weights = np.array([self.weights[name] for name in self.datasets])
+        shares = weights / weights.sum()
+        order = np.random.default_rng(self.seed).choice(len(shares), size=int(lengths.sum()), p=shares)
+        draws = np.stack([np.cumsum(order == i) for i in range(len(shares))], axis=1)
+        dry = (draws > lengths).any(axis=1)
+        return order[: int(dry.argmax())] if dry.any() else order
+
+

@@ -1,0 +1,230 @@
+"""What is in a folder of shards, and whether it is whole.
+
+``NNNNN.tar`` holds the samples; ``NNNNN.json``, its manifest, is written last, so
+its being there means that the shard is whole. ``run.json`` says what made them.
+"""
+
+import json
+import os
+import re
+import socket
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from scenewright.datasets.tars import index_tar
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one shard holds.
+
+    Attributes:
+        number: the shard's; its tar is ``NNNNN.tar``.
+        bytes: the tar's length.
+        sha256: the tar's digest.
+        samples: every input key in order, and its status: ``ok``, ``empty`` or ``error: why``.
+            Those with an error are not in the tar.
+        warnings: keys whose sample was mended, and how often.
+        run: what made it: configuration, plugins, source, package versions.
+    """
+
+    number: int
+    bytes: int
+    sha256: str
+    samples: Mapping[str, str]
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many samples are ``ok``, ``empty`` and ``error``; they add up to the input."""
+        found = Counter(status.split(":")[0] for status in self.samples.values())
+        return {kind: found[kind] for kind in ("ok", "empty", "error")}
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys in the tar, in order."""
+        return [key for key, status in self.samples.items() if not status.startswith("error")]
+
+    def to_json(self) -> bytes:
+        """One line per sample, for people and for ``grep``."""
+        fields = asdict(self)
+        samples = fields.pop("samples")
+        head = json.dumps({"tar": f"{self.number:05d}.tar", **fields, "counts": self.counts}, ensure_ascii=False, indent=1)
+        lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in samples.items())
+        return f'{head[:-2]},\n "samples": {{\n{lines}\n }}\n}}\n'.encode("utf-8", errors="backslashreplace")
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Manifest":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: it is no manifest.
+        """
+        try:
+            fields = json.loads(data)
+            return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"no manifest: {type(error).__name__}: {error}") from None
+
+
+def manifests(directory: str | Path) -> list[Manifest]:
+    """The manifests of a folder or URL, in the order of their numbers.
+
+    Raises:
+        FileNotFoundError: there is no whole shard.
+    """
+    files, root = url_to_fs(str(directory))
+    names = sorted(x for x in (files.ls(root, detail=False) if files.isdir(root) else []) if _number_of(x, "json") >= 0)
+    if not names:
+        raise FileNotFoundError(f"no whole shards in {str(directory)!r}; entrypoints/annotate.py makes them")
+    return sorted((Manifest.from_json(files.cat_file(x)) for x in names), key=lambda m: m.number)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a folder of shards; ``number`` is −1 where it is no shard's."""
+
+    number: int
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
+def verify(directory: str | Path) -> Iterator[Fault]:
+    """Compare every shard with its manifest, byte by byte.
+
+    Finds a tar that is cut off or changed, a missing tar or manifest, keys that
+    disagree with the manifest or occur twice anywhere, shards that are not there yet,
+    shards of different runs, and temporary files that a killed process left.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or nothing of ours in it.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {str(directory)!r}")
+    tars = {_number_of(x.name, "tar"): x for x in folder.glob("*.tar")}
+    sheets = {_number_of(x.name, "json"): x for x in folder.glob("*.json")}
+    run = _run(folder)
+    numbers = sorted((tars.keys() | sheets.keys() | set(range(run.get("shards", 0)))) - {-1})
+    if not numbers:
+        raise FileNotFoundError(f"no shards in {str(directory)!r}; entrypoints/annotate.py makes them")
+    seen: dict[str, int] = {}
+    runs: dict[str, int] = {}
+    for number in numbers:
+        name = f"{number:05d}.tar"
+        if number not in tars and number not in sheets:
+            yield Fault(number, name, "missing: the run has not come to it yet, or it was removed")
+        elif number not in sheets:
+            yield Fault(number, name, "no manifest: the shard was never finished")
+        elif number not in tars:
+            yield Fault(number, name, "no tar, only a manifest")
+        else:
+            yield from _verify_shard(number, tars[number], sheets[number], seen, runs)
+    for path in sorted(folder.glob(".*.tmp")):
+        yield Fault(-1, path.name, "left by a process that was killed")
+
+
+def _verify_shard(
+    number: int, tar: Path, sheet: Path, seen: dict[str, int], runs: dict[str, int]
+) -> Iterator[Fault]:
+    try:
+        manifest = Manifest.from_json(sheet.read_bytes())
+    except ValueError as error:
+        yield Fault(number, sheet.name, str(error))
+        return
+    size = tar.stat().st_size
+    if size != manifest.bytes:
+        yield Fault(number, tar.name, f"{size} bytes, its manifest says {manifest.bytes}")
+        return
+    if (digest := _sha256(tar)) != manifest.sha256:
+        yield Fault(number, tar.name, f"its bytes changed: sha256 {digest[:12]}…, its manifest says {manifest.sha256[:12]}…")
+        return
+    if (keys := [e.key for e in index_tar(str(tar))]) != manifest.keys:
+        odd = sorted(set(keys) ^ set(manifest.keys)) or keys
+        yield Fault(number, tar.name, f"its keys are not its manifest's, first {odd[0]!r}")
+    for key in manifest.samples:
+        if seen.setdefault(key, number) != number:
+            yield Fault(number, tar.name, f"the key {key!r} is in {seen[key]:05d}.tar too")
+    if runs and identity(manifest.run) not in runs:
+        differing = differences(json.loads(next(iter(runs))), json.loads(identity(manifest.run)))
+        yield Fault(number, sheet.name, f"made by another run than {next(iter(runs.values())):05d}: {'; '.join(differing)}")
+    runs.setdefault(identity(manifest.run), number)
+
+
+def stats(directory: str | Path) -> dict[str, Any]:
+    """Totals over all manifests: shards, bytes, statuses, warnings, and the errors by reason."""
+    totals, reasons, size, warnings = Counter[str](), Counter[str](), 0, 0
+    found = manifests(directory)
+    for manifest in found:
+        totals.update(manifest.counts)
+        size += manifest.bytes
+        warnings += sum(manifest.warnings.values())
+        reasons.update(s.removeprefix("error: ") for s in manifest.samples.values() if s.startswith("error"))
+    return {
+        "shards": len(found),
+        "bytes": size,
+        "images": sum(totals.values()),
+        **{kind: totals[kind] for kind in ("ok", "empty", "error")},
+        "warnings": warnings,
+        "reasons": dict(reasons.most_common()),
+    }
+
+
+def identity(run: Mapping[str, Any]) -> str:
+    """What must be equal for shards to belong together: all but the package versions."""
+    return json.dumps({k: v for k, v in run.items() if k != "packages"}, sort_keys=True)
+
+
+def differences(ours: Any, theirs: Any, at: str = "") -> list[str]:
+    """Where two nested records differ, as ``field: theirs → ours`` lines."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        names = sorted(ours.keys() | theirs.keys())
+        deeper = [differences(ours.get(n), theirs.get(n), f"{at}.{n}" if at else n) for n in names]
+        return [line for lines in deeper for line in lines]
+    return [] if ours == theirs else [f"{at}: was {json.dumps(theirs)}, is {json.dumps(ours)}"]
+
+
+def left_behind(directory: Path) -> Iterator[Path]:
+    """The temporary files of this machine's processes that are no more."""
+    for path in directory.glob(".*.tmp"):
+        match = re.fullmatch(r"\..+\.(.+)-(\d+)\.tmp", path.name)
+        if match and match[1] == socket.gethostname() and not _runs(int(match[2])):
+            yield path
+
+
+def _runs(process: int) -> bool:
+    if process == os.getpid():  # a container restarted under the same number: it was an earlier life
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+def _number_of(name: str, kind: str) -> int:
+    """The number of ``NNNNN.kind``; −1 for any other file."""
+    match = re.fullmatch(rf"(?:.*/)?(\d{{5,}})\.{kind}", name)
+    return int(match[1]) if match else -1
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,248 @@
+"""Writing shards so that a kill at any moment leaves only whole ones."""
+
+import io
+import json
+import os
+import socket
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from scenewright.datasets.shards.ledger import Manifest, differences, identity, left_behind
+from scenewright.datasets.shards.record import encode
+from scenewright.layout import Sample
+
+
+class ShardWriter:
+    """Writes numbered shards into a folder, behind the one who makes the samples.
+
+    The shard is the unit of parallelism and of resumption: processes share the
+    numbers out among them, and a number that is whole is never redone. A shard is
+    written under a temporary name, synced, renamed, and then its manifest likewise.
+    Its bytes depend on its samples alone. Use it as a context manager, or ``close`` it.
+
+    Args:
+        directory: made if it is not there.
+        run: what makes the shards (configuration, plugins, seed, source), into ``run.json`` and every manifest.
+        images: ``copy`` stores the images' own bytes; ``none`` only the annotations.
+        allow_mixed: continue a folder that another ``run`` began.
+        workers: threads that encode.
+
+    Raises:
+        ValueError: the folder was begun by another run; the message names what differs.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        run: Mapping[str, Any] | None = None,
+        images: Literal["copy", "none"] = "copy",
+        allow_mixed: bool = False,
+        workers: int = 2,
+    ) -> None:
+        if images not in ("copy", "none"):
+            raise ValueError(f"images must be 'copy' or 'none', got {images!r}")
+        self.directory, self.run, self.images = Path(directory), dict(run or {}), images
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for path in left_behind(self.directory):
+            path.unlink(missing_ok=True)
+        self._begin(allow_mixed)
+        self._encoders = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+        self._pen = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._pending: deque[Future[None]] = deque()
+        self._open: _OpenShard | None = None
+
+    def has(self, number: int) -> bool:
+        """Whether a shard is whole."""
+        return self._manifest(number).exists()
+
+    def forget(self, number: int) -> None:
+        """Make a shard count as not done; its tar stays until it is redone."""
+        self._manifest(number).unlink(missing_ok=True)
+
+    def write(self, number: int, samples: Iterable[Sample], on_sample: Callable[[Sample], None] | None = None) -> None:
+        """Write one shard; it is on disk when ``close`` returns, or a later ``write`` has waited for it.
+
+        Args:
+            number: its place among the shards.
+            samples: in order; those with an error go into the manifest only.
+            on_sample: called with each sample as it arrives.
+
+        Raises:
+            ValueError: a key occurs twice.
+            OSError: the disk refuses; what was whole before stays.
+        """
+        shard = _OpenShard(self.directory, number, self.run)
+        statuses: dict[str, str] = {}
+        for sample in samples:
+            if sample.key in statuses:
+                raise ValueError(f"the dataset gives the key {sample.key!r} twice")
+            statuses[sample.key] = sample.status
+            members = None if sample.error else self._encoders.submit(encode, sample, self.images == "copy")
+            self._behind(self._add, shard, sample.key, sample.status, len(sample.warnings), members)
+            if on_sample is not None:
+                on_sample(sample)
+        self._behind(self._finish, shard)
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        try:
+            while self._pending:
+                self._pending.popleft().result()
+        finally:
+            self._abandon()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._abandon()
+
+    def _behind(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Have the pen do something, after what it was told before; wait when it lags far behind."""
+        self._pending.append(self._pen.submit(function, *arguments))
+        while len(self._pending) > 32 or (self._pending and self._pending[0].done()):
+            self._pending.popleft().result()
+
+    def _add(
+        self, shard: "_OpenShard", key: str, status: str, warnings: int, members: Future[dict[str, bytes]] | None
+    ) -> None:
+        self._open = shard
+        shard.add(key, status, warnings, members.result() if members is not None else {})
+
+    def _finish(self, shard: "_OpenShard") -> None:
+        shard.finish()
+        self._open = None
+
+    def _abandon(self) -> None:
+        self._pen.shutdown(cancel_futures=True)
+        self._encoders.shutdown(cancel_futures=True)
+        self._pending.clear()
+        if self._open is not None:
+            self._open.abandon()
+            self._open = None
+
+    def _manifest(self, number: int) -> Path:
+        return self.directory / f"{number:05d}.json"
+
+    def _begin(self, allow_mixed: bool) -> None:
+        """Say in ``run.json`` what makes the shards, unless another process has said the same."""
+        path = self.directory / "run.json"
+        begun = any(x.name[0].isdigit() for x in self.directory.glob("*.json"))
+        if not path.exists() or not begun:
+            _write_whole(path, json.dumps(self.run, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        theirs = json.loads(path.read_bytes())
+        if not allow_mixed and (changed := differences(json.loads(identity(self.run)), json.loads(identity(theirs)))):
+            shown = "\n  ".join(changed)
+            raise ValueError(
+                f"{self.directory} was begun with other settings:\n  {shown}\n"
+                "continue with those, choose another output_dir, or say allow_mixed=true"
+            )
+
+
+class _OpenShard:
+    """A shard while it is written."""
+
+    def __init__(self, directory: Path, number: int, run: Mapping[str, Any]) -> None:
+        self.directory, self.number, self.run = directory, number, run
+        self.path = directory / f"{number:05d}.tar"
+        self._samples: dict[str, str] = {}
+        self._warnings: dict[str, int] = {}
+        self._file: _Digesting | None = None
+        self._tar: tarfile.TarFile | None = None
+
+    def add(self, key: str, status: str, warnings: int, members: Mapping[str, bytes]) -> None:
+        tar = self._started()
+        self._samples[key] = status
+        if warnings:
+            self._warnings[key] = warnings
+        for extension, data in members.items():
+            info = tarfile.TarInfo(f"{key}.{extension}")  # no time, no owner: the bytes are the samples' alone
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+    def finish(self) -> None:
+        tar, file = self._started(), self._file
+        assert file is not None
+        tar.close()
+        file.sync()
+        os.replace(file.path, self.path)
+        _sync_folder(self.directory)
+        manifest = Manifest(self.number, file.length, file.digest, self._samples, self._warnings, self.run)
+        _write_whole(self.directory / f"{self.number:05d}.json", manifest.to_json())
+
+    def abandon(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file.path.unlink(missing_ok=True)
+
+    def _started(self) -> tarfile.TarFile:
+        if self._tar is None:
+            self._file = _Digesting(_temporary(self.path))
+            # a stream: tarfile then never asks where it is, and writes whole records
+            self._tar = tarfile.open(fileobj=self._file, mode="w|", bufsize=1 << 20)  # type: ignore[call-overload]
+        return self._tar
+
+
+class _Digesting:
+    """A file that knows its length and digest without being read again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.length = 0
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 closed by sync or close
+        self._sha256 = sha256()
+
+    @property
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self._sha256.update(data)
+        self.length += len(data)
+        return len(data)
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Replace a file by another, never by a part of it."""
+    file = _Digesting(_temporary(path))
+    try:
+        file.write(data)
+        file.sync()
+        os.replace(file.path, path)
+    except BaseException:
+        file.close()
+        file.path.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """A name that says whose it is, so that what a killed process left can be told and removed."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+
+
+def _sync_folder(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,191 @@
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scenewright.annotators.pipeline import Timings, annotate, seed_of
+from scenewright.layout import EncodedImage, Layout, RunLengths, Sample
+
+BOX = torch.tensor([[0.25, 0.25, 0.75, 0.75]])
+
+
+def image_of(value: int) -> torch.Tensor:
+    return torch.full((3, 8, 12), value, dtype=torch.uint8)
+
+
+def samples(count: int) -> list[Sample]:
+    return [Sample.from_image(f"k{i}", image_of(i)) for i in range(count)]
+
+
+class Names:
+    def tag(self, images):
+        return [[f"t{int(image[0, 0, 0])}"] for image in images]
+
+
+class Boxes:
+    """One box per image, labelled with the first tag; none in the images whose value is in ``blank``."""
+
+    def __init__(self, boxes=BOX, blank=()):
+        self.boxes, self.blank = boxes, blank
+
+    def detect(self, images, tags):
+        return [
+            Layout.empty() if int(i[0, 0, 0]) in self.blank else Layout(self.boxes, (t or ["?"]) * len(self.boxes))
+            for i, t in zip(images, tags, strict=True)
+        ]
+
+
+class Fills:
+    def segment(self, images, layouts):
+        assert all(map(len, layouts)), "an image without regions was sent to be segmented"
+        return [RunLengths.encode(torch.ones(len(x), *i.shape[1:]).bool()) for i, x in zip(images, layouts, strict=True)]
+
+
+class Says:
+    def caption(self, images, layouts):
+        return [[f"a {label}" for label in layout.labels] for layout in layouts]
+
+
+ALL = dict(tagger=Names(), detector=Boxes(), segmenter=Fills(), captioner=Says())
+
+
+def test_no_samples_give_none():
+    assert list(annotate([], **ALL)) == []
+
+
+def test_every_stage_adds_what_it_promises():
+    (sample,) = annotate(samples(1), **ALL)
+    assert sample.tags == ["t0"] and sample.layout.labels == ["t0"] and sample.layout.captions == ["a t0"]
+    assert sample.layout.masks[0].area == 96 and sample.caption == "a image" and sample.status == "ok"
+
+
+def test_a_stage_left_out_leaves_what_was_there():
+    (boxed,) = annotate(samples(1), **ALL | {"captioner": None})
+    (again,) = annotate([boxed], captioner=Says())
+    assert again.layout.boxes is boxed.layout.boxes and again.layout.masks == boxed.layout.masks
+    assert again.tags == boxed.tags and again.layout.captions == ["a t0"]
+
+
+def test_a_caption_that_was_given_is_kept():
+    (sample,) = annotate([replace(samples(1)[0], caption="given")], **ALL)
+    assert sample.caption == "given"
+
+
+def test_an_image_without_regions_is_empty_and_still_gets_its_caption():
+    out = list(annotate(samples(3), **ALL | {"detector": Boxes(blank=(1,))}))
+    assert [s.status for s in out] == ["ok", "empty", "ok"] and out[1].caption == "a image"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 50])
+def test_results_do_not_depend_on_the_batch_size(batch_size):
+    out = list(annotate(samples(9), **ALL, batch_size=batch_size, workers=3))
+    assert [s.key for s in out] == [f"k{i}" for i in range(9)]
+    assert [s.layout.labels for s in out] == [[f"t{i}"] for i in range(9)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_a_plugin_that_raises_on_one_image_loses_that_image_only(batch_size):
+    class Fussy(Boxes):
+        def detect(self, images, tags):
+            if any(int(i[0, 0, 0]) == 5 for i in images):
+                raise RuntimeError("no fives <object at 0x7f00aa>")
+            return super().detect(images, tags)
+
+    out = list(annotate(samples(9), **ALL | {"detector": Fussy()}, batch_size=batch_size))
+    assert [s.status for s in out if s.key != "k5"] == ["ok"] * 8
+    assert out[5].status == "error: detector: RuntimeError: no fives <object>"
+
+
+@pytest.mark.parametrize("stage", ["tagger", "detector", "segmenter", "captioner"])
+def test_a_plugin_that_returns_the_wrong_count_is_named(stage):
+    verb = {"tagger": "tag", "detector": "detect", "segmenter": "segment", "captioner": "caption"}[stage]
+    short = type("Short", (), {verb: lambda self, *arguments: []})()
+    out = list(annotate(samples(2), **ALL | {stage: short}))
+    assert all(s.error == f"{stage}: Short.{verb} returned 0 items for 1 images" for s in out)
+
+
+def test_boxes_that_cannot_be_are_dropped_or_clipped_and_said():
+    nan, inf = float("nan"), float("inf")
+    boxes = torch.tensor([[nan, 0, 1, 1], [0, 0, inf, 1], [-0.5, 0.2, 0.5, 1.7], [0.6, 0.6, 0.6, 0.9], [2, 2, 3, 3], [0, 0, 1, 1]])
+    (sample,) = annotate(samples(1), detector=Boxes(boxes))
+    assert torch.allclose(sample.layout.boxes, torch.tensor([[0, 0.2, 0.5, 1.0], [0, 0, 1, 1]]))
+    assert sample.warnings == [
+        "2 of 6 boxes had values that are not finite and were dropped",
+        "2 of 6 boxes had no area inside the image and were dropped",
+        "1 of 6 boxes reached outside the image and were clipped",
+    ]
+
+
+def test_a_box_with_a_score_that_is_not_finite_is_dropped():
+    class Unsure:
+        def detect(self, images, tags):
+            return [Layout(BOX.repeat(2, 1), ["a", "b"], scores=torch.tensor([float("nan"), 0.5])) for _ in images]
+
+    (sample,) = annotate(samples(1), detector=Unsure())
+    assert sample.layout.labels == ["b"]
+
+
+def test_a_mask_of_another_size_fails_its_image():
+    class Small(Fills):
+        def segment(self, images, layouts):
+            return [RunLengths.encode(torch.ones(len(x), 2, 3).bool()) for x in layouts]
+
+    (sample,) = annotate(samples(1), **ALL | {"segmenter": Small()})
+    assert sample.error == "segmenter: masks must have the size of their image, (8, 12), got (2, 3)"
+
+
+def test_a_mask_that_came_with_an_image_of_another_size_fails_it():
+    masks = RunLengths.encode(torch.ones(1, 2, 3).bool())
+    (sample,) = annotate([replace(samples(1)[0], layout=Layout(BOX, ["a"], masks=masks))])
+    assert "masks must have the size of their image" in sample.error
+
+
+def test_an_image_that_cannot_be_read_is_counted_and_the_others_go_on(tmp_path):
+    def missing() -> bytes:
+        return (tmp_path / "gone.jpg").read_bytes()
+
+    good = samples(2)
+    bad = [Sample("gone", EncodedImage(missing, "jpg")), Sample("text", EncodedImage(b"text", "jpg")), Sample("none")]
+    out = list(annotate([good[0], *bad, good[1]], **ALL))
+    assert [s.status.split(":")[0] for s in out] == ["ok", "error", "error", "error", "ok"]
+    assert out[1].error.startswith("FileNotFoundError") and out[2].error == "the file is not an image"
+
+
+def test_a_sample_that_already_failed_stays_as_it_is():
+    failed = Sample("a", error="why")
+    assert list(annotate([failed], **ALL)) == [failed]
+
+
+def test_seeds_are_the_images_own():
+    class Random(Names):
+        def tag(self, images, seeds):
+            return [[str(seed)] for seed in seeds]
+
+    def tags(**options):
+        return [s.tags for s in annotate(samples(5), tagger=Random(), **options)]
+
+    assert tags(batch_size=1) == tags(batch_size=5) == [[str(seed_of(f"k{i}", 0))] for i in range(5)]
+    assert tags(seed=1) != tags(seed=0) and len(set(map(str, tags()))) == 5
+
+
+def test_images_are_decoded_in_other_threads(picture):
+    threads = set()
+
+    def read():
+        threads.add(threading.current_thread().name)
+        return picture()
+
+    list(annotate([Sample(str(i), EncodedImage(read, "jpg")) for i in range(8)], **ALL))
+    assert threads and threading.current_thread().name not in threads
+
+
+def test_timings_name_the_stages_and_count_the_images():
+    timings = Timings()
+    list(annotate(samples(5), **ALL, timings=timings))
+    assert timings.images == 5 and set(timings.seconds) == {"wait", "tagger", "detector", "segmenter", "captioner"}
+
+
+def test_batch_size_must_be_positive():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        list(annotate(samples(1), batch_size=0))

@@ -1,0 +1,64 @@
+"""What tests share: an offline machine, small pictures, and the configurations as users compose them."""
+
+import io
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from PIL import Image as PILImage
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that leaves this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test wants to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Two tests run at once on two cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def config() -> Callable[..., DictConfig]:
+    """``config("annotate", "dataset=shapes", …)`` composes a configuration as an entrypoint does."""
+
+    def composed(name: str, *overrides: str) -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose(name, list(overrides))
+
+    return composed
+
+
+@pytest.fixture
+def picture() -> Callable[..., bytes]:
+    """``picture("PNG", size=(40, 30), mode="RGB", seed=0)``: an image file's bytes; ``size`` is width, height."""
+
+    def encoded(kind: str = "JPEG", size: tuple[int, int] = (40, 30), mode: str = "RGB", seed: int = 0, **save: Any) -> bytes:
+        # smooth, so that JPEG keeps it
+        x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
+        phase = np.random.default_rng(seed).random(3)
+        planes = [127.5 + 127.5 * np.sin(3 * (x * (p + 0.5) + y * (1 - p) + p)) for p in phase]
+        file = io.BytesIO()
+        PILImage.fromarray(np.stack(planes, -1).astype(np.uint8)).convert(mode).save(file, kind, **save)
+        return file.getvalue()
+
+    return encoded
