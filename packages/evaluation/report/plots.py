@@ -1,0 +1,232 @@
+"""The statistics as the literature plots them, as SVG that takes its colours from the page."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.ndimage import gaussian_filter
+
+from scenewright.evaluation.report.statistics import Heat, Histogram, Statistics, Texts
+
+#: Colours that are drawn with, and the page's variables that take their place.
+INK, FIRST, SECOND = "#010101", "#020202", "#030303"
+_VARIABLES = {INK: "var(--soft)", FIRST: "var(--first)", SECOND: "var(--second)"}
+_HEAT = (217, 119, 66)
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read, found and styled
+    "text.parse_math": False,  # a label may hold dollar signs
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.18,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+
+
+def plot(name: str, draw: Callable[[Axes], None], width: float = 4.6, height: float = 2.7) -> str:
+    """Draw one figure, of ``width`` by ``height`` inches, as SVG for the inside of a page.
+
+    The same data give the same bytes; ``name`` keeps the identifiers of several figures apart.
+    """
+    file = io.StringIO()
+    style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has its own fonts
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.add_subplot())
+        figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(_METADATA))
+    return _inline(file.getvalue(), name)
+
+
+_METADATA = ("Date", "Creator", "Format", "Type")
+
+
+def _inline(svg: str, name: str) -> str:
+    """Strip what only a file needs: prologue, name spaces, a style for all of the page, unused identifiers."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style type=\"text/css\">.*?</style>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r" xmlns(:\w+)?=\"[^\"]*\"", "", svg).replace("xlink:href", "href")
+    used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg))
+    svg = re.sub(r" id=\"([^\"]*)\"", lambda found: found[0] if found[1] in used else "", svg)
+    svg = re.sub(r"^<svg[^>]*?viewBox=\"([^\"]*)\"[^>]*>", rf'<svg class="plot {name}" viewBox="\1">', svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg.strip()
+
+
+def objects_per_image(counts: Counter[int]) -> str:
+    """Bars, one per number of regions; 30 and more share the last."""
+
+    def draw(axes: Axes) -> None:
+        _bars_of_counts(axes, counts, last=30)
+        axes.set(xlabel="regions in an image", ylabel="images")
+
+    return plot("objects", draw)
+
+
+def _bars_of_counts(axes: Axes, counts: Counter[int], last: int) -> None:
+    most = min(last, max(counts, default=0))
+    heights = [counts[i] for i in range(most)] + [sum(n for value, n in counts.items() if value >= most)]
+    axes.bar(range(most + 1), heights, width=0.82, color=FIRST)
+    axes.xaxis.set_major_locator(_whole_numbers())
+    axes.yaxis.set_major_locator(_whole_numbers())
+
+
+def _whole_numbers() -> MaxNLocator:
+    return MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10])
+
+
+def histogram(name: str, values: Histogram, xlabel: str, ylabel: str, ticks: dict[float, str] | None = None) -> str:
+    """Bars of a histogram, over its whole range."""
+
+    def draw(axes: Axes) -> None:
+        edges = values.edges
+        axes.bar(edges[:-1], values.counts, width=np.diff(edges) * 0.88, align="edge", color=FIRST)
+        axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(edges[0], edges[-1]))
+        axes.yaxis.set_major_locator(_whole_numbers())
+        if ticks:
+            axes.set_xticks(list(ticks), list(ticks.values()))
+
+    return plot(name, draw)
+
+
+def heat_map(heat: Heat) -> str:
+    """Where boxes have their centres: the more, the more opaque."""
+    smooth = gaussian_filter(heat.counts.astype(np.float64), sigma=1.2, mode="nearest")
+    share = smooth / (smooth.max() or 1.0)
+
+    def draw(axes: Axes) -> None:
+        colour = np.broadcast_to(np.array(_HEAT) / 255, (*share.shape, 3))
+        picture = np.dstack([colour, share**0.7])
+        axes.imshow(picture, extent=(0, 1, 1, 0), interpolation="bilinear", aspect="auto")
+        axes.grid(False)
+        axes.spines[:].set_visible(True)
+        axes.set(xlabel="share of the width", ylabel="share of the height")
+
+    return plot("centres", draw)
+
+
+def label_frequency(labels: Counter[str], most: int = 30) -> str:
+    """The most frequent labels, as bars from top to bottom."""
+    ranked = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:most]
+
+    def draw(axes: Axes) -> None:
+        names = [_short(label) for label, _ in reversed(ranked)]
+        bars = axes.barh(range(len(ranked)), [count for _, count in reversed(ranked)], height=0.72, color=FIRST)
+        axes.bar_label(bars, padding=4, fmt="{:,.0f}", fontsize=9)
+        axes.set_yticks(range(len(ranked)), names)
+        axes.set_ylim(-0.6, len(ranked) - 0.4)
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.grid(False)
+        axes.margins(x=0.1)
+
+    return plot("labels", draw, width=4.6, height=0.5 + 0.21 * max(3, len(ranked)))
+
+
+def _short(label: str, longest: int = 28) -> str:
+    label = " ".join("".join(c if c.isprintable() else " " for c in label).split()) or "(no name)"
+    return label if len(label) <= longest else label[: longest - 1] + "…"
+
+
+def caption_lengths(images: Texts, regions: Texts, last: int = 60) -> str:
+    """Words per caption, as shares of the captions of images and of regions."""
+
+    def draw(axes: Axes) -> None:
+        most = min(last, max([*images.lengths, *regions.lengths], default=1))
+        edges = np.arange(most + 2) - 0.5
+        for texts, colour, name in ((regions, FIRST, "regions"), (images, SECOND, "images")):
+            counts = np.zeros(most + 1)
+            for length, captions in texts.lengths.items():
+                counts[min(length, most)] += captions
+            _outline(axes, counts, edges, colour, name)
+        axes.set(xlabel="words in a caption", ylabel="share of captions", xlim=(edges[0], edges[-1]))
+
+    return plot("lengths", draw)
+
+
+def fog(images: Texts, regions: Texts) -> str:
+    """Gunning fog per caption, as shares of the captions of images and of regions."""
+
+    def draw(axes: Axes) -> None:
+        for texts, colour, name in ((regions, FIRST, "regions"), (images, SECOND, "images")):
+            _outline(axes, texts.fog.counts, texts.fog.edges, colour, name)
+        axes.set(xlabel="Gunning fog", ylabel="share of captions", xlim=(0, 24))
+
+    return plot("fog", draw)
+
+
+def _outline(axes: Axes, counts: np.ndarray, edges: np.ndarray, colour: str, name: str) -> None:
+    if not counts.sum():
+        return
+    share = counts / counts.sum()
+    axes.stairs(share, edges, fill=True, color=colour, alpha=0.25)
+    axes.stairs(share, edges, color=colour, linewidth=1.4, label=name)
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.legend(handlelength=1.2)
+
+
+def all_plots(statistics: Statistics) -> dict[str, str]:
+    """Every plot that has something to show, by its name on the page."""
+    aspects = {-2.0: "1:4", -1.0: "1:2", 0.0: "1:1", 1.0: "2:1", 2.0: "4:1"}
+    shapes = {-3.0: "1:8", **aspects, 3.0: "8:1"}
+    sides = {float(p): f"{2**p:,}" for p in (4, 6, 8, 10, 12, 14)}
+    texts = statistics.image_captions, statistics.region_captions
+    has_captions = any(text.total for text in texts)
+    drawn: dict[str, tuple[bool, Callable[[], str]]] = {
+        "objects": (bool(statistics.objects), lambda: objects_per_image(statistics.objects)),
+        "boxes": (
+            statistics.box_sizes.total > 0,
+            lambda: histogram("boxes", statistics.box_sizes, "square root of the box's share of its image", "boxes"),
+        ),
+        "centres": (statistics.box_sizes.total > 0, lambda: heat_map(statistics.centres)),
+        "shapes": (
+            statistics.box_shapes.total > 0,
+            lambda: histogram("shapes", statistics.box_shapes, "width : height", "boxes", shapes),
+        ),
+        "fills": (
+            statistics.fills.total > 0,
+            lambda: histogram("fills", statistics.fills, "share of its box that a mask covers", "masks"),
+        ),
+        "labels": (bool(statistics.labels), lambda: label_frequency(statistics.labels)),
+        "lengths": (has_captions, lambda: caption_lengths(*texts)),
+        "fog": (has_captions, lambda: fog(*texts)),
+        "scores": (
+            statistics.scores.total > 0,
+            lambda: histogram("scores", statistics.scores, "score", "regions"),
+        ),
+        "aspects": (
+            statistics.aspects.total > 0,
+            lambda: histogram("aspects", statistics.aspects, "width : height", "images", aspects),
+        ),
+        "sides": (
+            statistics.sides.total > 0,
+            lambda: histogram("sides", statistics.sides, "longer side in pixels", "images", sides),
+        ),
+    }
+    return {name: draw() for name, (has_data, draw) in drawn.items() if has_data}
