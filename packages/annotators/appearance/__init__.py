@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 from scenewright.annotators.appearance.colours import TERMS, terms, to_lab, tone
-from scenewright.annotators.appearance.patterns import read_pattern
+from scenewright.annotators.appearance.patterns import Pattern, read_pattern
 from scenewright.annotators.appearance.silhouettes import read_shape
 
 __all__ = ["Appearance", "describe"]
 
 _SIDE = 128  # longest side at which a region is looked at
+_LEAST_CORE = 12  # pixels
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,31 @@ def describe(pixels: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "h w"]) -> App
     if not mask.any():
         return Appearance((), "plain", "", ())
     pixels, mask = _close_up(pixels, mask)
-    shape = read_shape(mask)
-    inside = _without_rim(mask)
     lab = to_lab(pixels)
+    inside = _core(lab, mask)
     pattern = read_pattern(lab, inside)
-    parts = [inside & ~pattern.second, pattern.second] if pattern.second.any() else [inside]
-    seen = [(_term(pixels[part]), float(part.sum() / inside.sum()), np.median(lab[part], axis=0)) for part in parts]
-    if len(seen) == 2 and seen[0][0] == seen[1][0]:
-        seen = [(seen[0][0], 1.0, np.median(lab[inside], axis=0))]
+    shares = _shares(pixels, inside, pattern)
+    colours: dict[str, tuple[float, str]] = {}
+    for share, part in sorted(zip(shares, pattern.parts, strict=True), key=lambda pair: -pair[0]):
+        name = _term(pixels[part])
+        known = colours.get(name, (0.0, tone(np.median(lab[part], axis=0), name)))
+        colours[name] = (known[0] + share, known[1])
     return Appearance(
-        colours=tuple((name, round(share, 3)) for name, share, _ in seen),
+        colours=tuple((name, round(share, 3)) for name, (share, _) in colours.items()),
         pattern=pattern.name,
-        shape=shape,
-        tones=tuple(tone(middle, name) for name, _, middle in seen),
+        shape=read_shape(mask),
+        tones=tuple(word for _, word in colours.values()),
     )
+
+
+def _shares(pixels: UInt8[ndarray, "h w 3"], inside: Bool[ndarray, "h w"], pattern: Pattern) -> list[float]:
+    """How much of a region each of its colours has; of a gradient, how far its mean is from the other end."""
+    if pattern.name != "gradient":
+        return [float(part.sum() / inside.sum()) for part in pattern.parts]
+    first, last, mean = (pixels[part].mean(0) for part in (*pattern.parts, inside))
+    line = last - first
+    share = float(np.clip((mean - first) @ line / max(float(line @ line), 1e-9), 0, 1))
+    return [1 - share, share]
 
 
 def _close_up(pixels: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "h w"]) -> tuple[ndarray, ndarray]:
@@ -84,15 +96,27 @@ def _close_up(pixels: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "h w"]) -> tu
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), small >= min(0.5, float(small.max()))
 
 
-def _without_rim(mask: Bool[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
-    """The mask without the pixels that mix with what is around it, unless nothing else is left."""
-    padded = np.pad(mask, 1).astype(np.uint8)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    for rim in (2.5, 1.5):
-        core = depth > rim
-        if core.sum() > 0.35 * mask.sum():
-            return core
-    return mask
+def _core(lab: Float[ndarray, "h w 3"], mask: Bool[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
+    """The mask without the pixels that mix with what is around it, and without an outline if it has one."""
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    core = depth > 1.5
+    if core.sum() < _LEAST_CORE:
+        return core if core.sum() >= 4 else mask
+    width = 1.5 + 0.055 * float(np.hypot(*mask.shape))
+    deep = depth > width
+    if deep.sum() < _LEAST_CORE:
+        return core
+    # an outline has one colour all around, and that colour is rare further in
+    rim = (
+        np.median(lab[core & (depth < 0.7 * width + 0.5)], axis=0)
+        if (core & (depth < 0.7 * width + 0.5)).any()
+        else None
+    )
+    if rim is None:
+        return core
+    near = np.linalg.norm(lab - rim, axis=-1) < 18
+    shell = core & (depth < 0.7 * width + 0.5)
+    return deep if near[shell].mean() > 0.6 and near[deep].mean() < 0.15 else core
 
 
 def _term(pixels: UInt8[ndarray, "n 3"]) -> str:

@@ -15,19 +15,22 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 PATTERNS = ("plain", "striped", "dotted", "checkered", "gradient")
+_LEAST = 30  # pixels below which no pattern is claimed
+_END = 0.15  # share of a gradient that is looked at on either end
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pattern:
-    """A region's pattern and the split of its pixels into two colours.
+    """A region's pattern and where its colours are.
 
     Attributes:
         name: one of ``PATTERNS``.
-        second: where the second colour is; empty when the region has one colour.
+        parts: one or two masks, that of the first colour first. Of a gradient, its two ends, from the top or, where
+            it goes across, from the left.
     """
 
     name: str
-    second: Bool[ndarray, "h w"]
+    parts: tuple[Bool[ndarray, "h w"], ...]
 
 
 def read_pattern(lab: Float[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]) -> Pattern:
@@ -35,26 +38,27 @@ def read_pattern(lab: Float[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]) -> 
 
     Args:
         lab: the pixels in CIELAB.
-        inside: the region, best without its rim, where pixels mix with the background.
+        inside: the region, best without its rim, where pixels mix with the background; not empty.
     """
-    nothing = np.zeros_like(inside)
-    if inside.sum() < 12:
-        return Pattern("plain", nothing)
+    plain = Pattern("plain", (inside,))
+    if inside.sum() < _LEAST:
+        return plain
     field, spread = _principal(lab, inside)
-    values = field[inside]
-    plane = _plane_fit(field, inside)
-    threshold, bimodality = _otsu(values)
-    if spread < 3:
-        return Pattern("plain", nothing)
+    if spread < 3:  # ΔE: noise, or nothing
+        return plain
+    ramp, direction = _fit_ramp(field, inside)
+    threshold, bimodality = _otsu(field[inside])
+    if ramp > 0.8 and bimodality < 0.87:
+        return Pattern("gradient", _ends(direction, inside))
     high = inside & (field > threshold)
     low = inside & ~high
-    second = high if high.sum() <= low.sum() else low
-    step = float(values[values > threshold].mean() - values[values <= threshold].mean())
-    if plane > 0.8 and bimodality < 0.87 and spread > 4:
-        return Pattern("gradient", second)
-    if step < 12 or bimodality < 0.72 or second.sum() < 0.06 * inside.sum():
-        return Pattern("plain", nothing)
-    return Pattern(_two_tone(field, inside, second), second)
+    step = np.median(lab[high], axis=0) - np.median(lab[low], axis=0)
+    if np.linalg.norm(step) < 12 or bimodality < 0.72:
+        return plain
+    parts = (low, high) if low.sum() >= high.sum() else (high, low)
+    if parts[1].sum() < 0.08 * inside.sum():
+        return plain
+    return Pattern(_two_tone(field, inside, *parts), parts)
 
 
 def _principal(lab: Float[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]) -> tuple[Float[ndarray, "h w"], float]:
@@ -66,17 +70,26 @@ def _principal(lab: Float[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]) -> tu
     return ((lab - centre) @ axis).astype(np.float32), float(np.sqrt(max(variances[-1], 0)))
 
 
-def _plane_fit(field: Float[ndarray, "h w"], inside: Bool[ndarray, "h w"]) -> float:
-    """The share of the field's variance that a linear ramp explains, in [0, 1]."""
+def _fit_ramp(field: Float[ndarray, "h w"], inside: Bool[ndarray, "h w"]) -> tuple[float, Float[ndarray, " 2"]]:
+    """The share of the field's variance that a linear ramp explains, in [0, 1], and the ramp's slope in x and y."""
     y, x = np.nonzero(inside)
     design = np.stack([x - x.mean(), y - y.mean()], 1)
     values = field[inside].astype(np.float64)
-    values = values - values.mean()
+    values -= values.mean()
     total = float(values @ values)
-    if total == 0:
-        return 0.0
-    solution = np.linalg.lstsq(design, values, rcond=None)[0]
-    return float(1 - ((values - design @ solution) ** 2).sum() / total)
+    slope = np.linalg.pinv(design.T @ design) @ (design.T @ values)
+    return float(1 - ((values - design @ slope) ** 2).sum() / total) if total else 0.0, slope
+
+
+def _ends(slope: Float[ndarray, " 2"], inside: Bool[ndarray, "h w"]) -> tuple[ndarray, ndarray]:
+    """The first and the last part of a region along a slope, in reading order."""
+    direction = slope / max(float(np.linalg.norm(slope)), 1e-9)
+    if direction[1] < -0.34 or (abs(direction[1]) <= 0.34 and direction[0] < 0):
+        direction = -direction
+    y, x = np.indices(inside.shape)
+    along = x * direction[0] + y * direction[1]
+    first, last = np.quantile(along[inside], [_END, 1 - _END])
+    return inside & (along <= first), inside & (along >= last)
 
 
 def _otsu(values: Float[ndarray, " n"]) -> tuple[float, float]:
@@ -97,26 +110,37 @@ def _otsu(values: Float[ndarray, " n"]) -> tuple[float, float]:
     return float(edges[best + 1]), float(between[best] * n / variance) if variance else 0.0
 
 
-def _two_tone(field: Float[ndarray, "h w"], inside: Bool[ndarray, "h w"], second: Bool[ndarray, "h w"]) -> str:
-    """Stripes, dots or checkers, by the directions of the edges inside the region."""
-    two, four, edges = _directions(field, inside)
-    if edges < 0.02:
-        return "plain"
+def _two_tone(
+    field: Float[ndarray, "h w"],
+    inside: Bool[ndarray, "h w"],
+    first: Bool[ndarray, "h w"],
+    second: Bool[ndarray, "h w"],
+) -> str:
+    """Stripes, dots or checkers, by the directions of the edges inside the region; plain when nothing repeats."""
+    least = max(2, round(0.006 * int(inside.sum())))
+    pieces = [_count_pieces(part, least) for part in (first, second)]
+    two, four = _directions(field, inside)
     if two > 0.6:
-        return "striped"
-    return "checkered" if four > 0.45 else "dotted"
+        return "striped" if sum(pieces) >= 3 else "plain"
+    if four > 0.45:
+        return "checkered" if sum(pieces) >= 4 else "plain"
+    return "dotted" if sum(pieces) >= 3 else "plain"
 
 
-def _directions(field: Float[ndarray, "h w"], inside: Bool[ndarray, "h w"]) -> tuple[float, float, float]:
-    """How far all edges share one direction, or two at a right angle; and the share of pixels that are edges."""
+def _count_pieces(part: Bool[ndarray, "h w"], least: int) -> int:
+    """Connected pieces of at least so many pixels; diagonal neighbours do not connect."""
+    sizes = cv2.connectedComponentsWithStats(part.astype(np.uint8), connectivity=4)[2][1:, cv2.CC_STAT_AREA]
+    return int((sizes >= least).sum())
+
+
+def _directions(field: Float[ndarray, "h w"], inside: Bool[ndarray, "h w"]) -> tuple[float, float]:
+    """How far all edges share one direction, and how far they share two at a right angle; both in [0, 1]."""
     core = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0).astype(bool)
     smooth = cv2.GaussianBlur(field, (0, 0), 0.7)
-    gradient = cv2.Scharr(smooth, cv2.CV_32F, 1, 0) + 1j * cv2.Scharr(smooth, cv2.CV_32F, 0, 1)
-    gradient = gradient[core]
+    gradient = (cv2.Scharr(smooth, cv2.CV_32F, 1, 0) + 1j * cv2.Scharr(smooth, cv2.CV_32F, 0, 1))[core]
     strength = np.abs(gradient)
-    strong = strength > 0.35 * strength.max(initial=0)
+    strong = strength > 0.35 * strength.max(initial=0)  # the rest is texture, or the corner of a cell
     if not strong.any():
-        return 0.0, 0.0, 0.0
-    unit = gradient[strong] / strength[strong]
-    weight = strength[strong] / strength[strong].sum()
-    return float(np.abs((weight * unit**2).sum())), float(np.abs((weight * unit**4).sum())), float(strong.mean())
+        return 0.0, 0.0
+    unit, weight = gradient[strong] / strength[strong], strength[strong] / strength[strong].sum()
+    return float(np.abs((weight * unit**2).sum())), float(np.abs((weight * unit**4).sum()))
