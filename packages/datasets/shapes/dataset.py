@@ -84,7 +84,14 @@ class Shapes:
         return " ".join([f"shapes-{VERSION}", *(f"{name}={value}" for name, value in vars(self).items())])
 
     def read(self, start: int, stop: int) -> Iterator[Sample]:
-        """Scenes ``start`` to ``stop`` - 1.
+        """Yield scenes ``start`` to ``stop`` - 1.
+
+        Args:
+            start: the first one's index.
+            stop: the index after the last one's.
+
+        Returns:
+            The scenes in order, each drawn when it is asked for.
 
         Raises:
             ValueError: they are not all within the dataset.

@@ -126,6 +126,9 @@ def outline(shape: str, proportion: float, size: float, rotation: float) -> list
         proportion: in [0, 1].
         size: the diameter of the circle the shape fits into, in pixels.
         rotation: in degrees, clockwise.
+
+    Returns:
+        Each ``(k, 2)``, x and y.
     """
     angle = np.deg2rad(rotation)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

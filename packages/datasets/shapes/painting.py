@@ -102,7 +102,7 @@ def _mix(first: RGB, second: RGB, share: Share) -> Picture:
     """From the first colour to the second, in 256 steps."""
     start, end = np.array(first, np.float32), np.array(second, np.float32)
     steps = (start + _RAMP * (end - start) + 0.5).astype(np.uint8)
-    return steps[(255 * np.clip(share, 0, 1) + 0.5).astype(np.uint8)]
+    return np.take(steps, (255 * np.clip(share, 0, 1) + 0.5).astype(np.uint8), axis=0)
 
 
 def _axes(degrees: float, height: int, width: int) -> tuple[Share, Share]:

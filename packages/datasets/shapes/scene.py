@@ -15,6 +15,10 @@ from scenewright.datasets.shapes.outlines import SHAPES, TURNS, outline
 from scenewright.datasets.shapes.stamp import Stamp, rasterise, sides
 
 PATTERNS = ("plain", "striped", "dotted", "checkered", "gradient")
+
+#: The period of a pattern as a share of the object's diameter, from .. to; of a checkered one, the side of a square.
+_PERIODS = dict.fromkeys(PATTERNS, (0.2, 0.34)) | {"checkered": (0.14, 0.25)}
+
 BACKGROUNDS = ("plain", "gradient", "two-tone", "striped", "cloudy")
 
 #: Smaller objects cannot show a pattern; of their diameter, in pixels.
@@ -135,8 +139,10 @@ class Scene:
     """Objects over a background, back to front.
 
     Attributes:
+        background: what is seen where no object is.
         owner: ``(height, width)``, the object that each pixel shows, -1 for the background.
         hidden: ``[i, j]``, how many pixels of object ``i`` were hidden when ``j`` came before it.
+        things: back to front.
     """
 
     background: Background
@@ -205,8 +211,8 @@ def _add(rng: Generator, rules: Rules, scene: Scene, count: int) -> None:
     """Put one more object in front of the others, or none where none fits."""
     height, width = scene.owner.shape
     least = max(9.0, 0.11 * min(height, width))
-    most = max(least, min(0.85 * min(height, width), 0.95 * (height * width / count) ** 0.5))
-    size = most * (least / most) ** (rng.random() ** 1.3)
+    most = max(least, min(0.9 * min(height, width), 0.95 * (height * width / count) ** 0.5))
+    size = most * (least / most) ** (rng.random() ** 1.5)
     shape = _pick(rng, SHAPES)
     for _ in range(_ATTEMPTS):
         rotation = TURNS[shape] * rng.uniform(-1, 1)
@@ -267,13 +273,14 @@ def _draw_look(rng: Generator, rules: Rules, scene: Scene, stamp: Stamp, size: f
         around = [*around, other.colour, *([other.second] if other.second else [])]
     colour = _draw_contrast(rng, rules.contrast, around)
     patterned = size >= _LEAST_PATTERNED and rng.random() < rules.patterns
+    pattern = _pick(rng, PATTERNS[1:]) if patterned else "plain"
     edge = draw_colour(rng, "white" if colour.lab[0] < 45 else "black").rgb
     return Look(
         colour=colour,
-        pattern=_pick(rng, PATTERNS[1:]) if patterned else "plain",
+        pattern=pattern,
         second=_draw_contrast(rng, 0.75 * rules.contrast, around, colour) if patterned else None,
         angle=_draw_angle(rng),
-        period=max(5.0, size * rng.uniform(0.2, 0.34)),
+        period=max(5.0, size * rng.uniform(*_PERIODS[pattern])),
         edge=edge if rng.random() < rules.extras else None,
         shadow=rng.random() < rules.extras,
     )
@@ -290,7 +297,7 @@ def _draw_contrast(rng: Generator, least: float, around: Sequence[Colour], first
         if first is not None:
             score = min(score, colour.distance([first]) / 45)
         if TERMS[i] in terms:
-            score *= 0.5
+            score *= 0.1  # only where there is no other
         if score > highest:
             best, highest = colour, score
         if score >= 1:

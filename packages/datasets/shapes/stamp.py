@@ -79,6 +79,9 @@ def rasterise(contours: Sequence[Float[np.ndarray, "_k 2"]]) -> Stamp:
 
     Args:
         contours: x and y in pixels, where the first pixel reaches from 0 to 1; the second contour is a hole.
+
+    Returns:
+        The coverage in the smallest crop that holds the outline.
     """
     left, top = (int(x) for x in np.floor(contours[0].min(0)))
     right, bottom = (int(x) for x in np.ceil(contours[0].max(0)))

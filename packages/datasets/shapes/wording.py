@@ -82,11 +82,7 @@ class Wording:
 
 
 def describe(scene: Scene, boxes: Sequence[Box]) -> Wording:
-    """Put a scene into words.
-
-    Args:
-        boxes: of the visible part of each object.
-    """
+    """Put a scene into words, given the box of the visible part of each object."""
     sizes, places = [size_word(box) for box in boxes], [place(box) for box in boxes]
     relations = [_relate(scene, boxes, i) for i in range(len(boxes))]
     briefs = [_brief(thing, size) for thing, size in zip(scene.things, sizes, strict=True)]
