@@ -58,11 +58,11 @@ def describe(pixels: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "h w"]) -> App
     pixels, mask = _close_up(pixels, mask)
     lab = to_lab(pixels)
     inside = _core(lab, mask)
-    pattern = read_pattern(lab, inside)
+    pattern = read_pattern(pixels, lab, inside)
     shares = _shares(pixels, inside, pattern)
     colours: dict[str, tuple[float, str]] = {}
     for share, part in sorted(zip(shares, pattern.parts, strict=True), key=lambda pair: -pair[0]):
-        name = _term(pixels[part])
+        name = _term(pixels[part], pattern.name)
         known = colours.get(name, (0.0, tone(np.median(lab[part], axis=0), name)))
         colours[name] = (known[0] + share, known[1])
     return Appearance(
@@ -103,22 +103,26 @@ def _core(lab: Float[ndarray, "h w 3"], mask: Bool[ndarray, "h w"]) -> Bool[ndar
     if core.sum() < _LEAST_CORE:
         return core if core.sum() >= 4 else mask
     width = 1.5 + 0.055 * float(np.hypot(*mask.shape))
-    deep = depth > width
-    if deep.sum() < _LEAST_CORE:
+    shell, deep = core & (depth <= 0.6 * width + 0.6), depth > width
+    if shell.sum() < _LEAST_CORE or deep.sum() < _LEAST_CORE:
         return core
-    # an outline has one colour all around, and that colour is rare further in
-    rim = (
-        np.median(lab[core & (depth < 0.7 * width + 0.5)], axis=0)
-        if (core & (depth < 0.7 * width + 0.5)).any()
-        else None
-    )
-    if rim is None:
+    # an outline has one colour nearly all around, and that colour is rarer further in
+    near = np.linalg.norm(lab - _mode(lab[shell]), axis=-1) < 20
+    if near[shell].mean() < 0.5 or near[deep].mean() > 0.2:
         return core
-    near = np.linalg.norm(lab - rim, axis=-1) < 18
-    shell = core & (depth < 0.7 * width + 0.5)
-    return deep if near[shell].mean() > 0.6 and near[deep].mean() < 0.15 else core
+    line = cv2.dilate((near & core & ~deep).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    return core & ~line
 
 
-def _term(pixels: UInt8[ndarray, "n 3"]) -> str:
-    """The term that most of these pixels have."""
+def _mode(values: Float[ndarray, "n 3"]) -> Float[ndarray, " 3"]:
+    """The most common colour: the median of the fullest cell of a coarse grid in CIELAB."""
+    cells = np.floor(values / 25).astype(np.int64) @ np.array([1, 64, 4096])
+    found, member, counts = np.unique(cells, return_inverse=True, return_counts=True)
+    return np.median(values[member == counts.argmax()], axis=0)
+
+
+def _term(pixels: UInt8[ndarray, "n 3"], pattern: str) -> str:
+    """The term that most of these pixels have; at the end of a gradient, of the colour in their middle."""
+    if pattern == "gradient":
+        pixels = np.median(pixels, axis=0, keepdims=True).astype(np.uint8)
     return TERMS[int(np.bincount(terms(pixels), minlength=len(TERMS)).argmax())]

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 PATTERNS = ("plain", "striped", "dotted", "checkered", "gradient")
 _LEAST = 30  # pixels below which no pattern is claimed
-_END = 0.15  # share of a gradient that is looked at on either end
+_END = 0.1  # share of a gradient's length that is looked at on either end
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +33,14 @@ class Pattern:
     parts: tuple[Bool[ndarray, "h w"], ...]
 
 
-def read_pattern(lab: Float[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]) -> Pattern:
+def read_pattern(
+    pixels: UInt8[ndarray, "h w 3"], lab: Float[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]
+) -> Pattern:
     """Tell a region's pattern.
 
     Args:
-        lab: the pixels in CIELAB.
+        pixels: RGB.
+        lab: the same in CIELAB.
         inside: the region, best without its rim, where pixels mix with the background; not empty.
     """
     plain = Pattern("plain", (inside,))
@@ -46,10 +49,11 @@ def read_pattern(lab: Float[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]) -> 
     field, spread = _principal(lab, inside)
     if spread < 3:  # ΔE: noise, or nothing
         return plain
-    ramp, direction = _fit_ramp(field, inside)
+    ramp, slope = _fit_ramp(pixels, inside)
     threshold, bimodality = _otsu(field[inside])
-    if ramp > 0.8 and bimodality < 0.87:
-        return Pattern("gradient", _ends(direction, inside))
+    # a ramp explains 0.75 of a region that is half one colour and half another, and up to 0.4 of other patterns
+    if ramp > 0.9 or (ramp > 0.6 and bimodality < 0.87):
+        return Pattern("gradient", _ends(slope, inside))
     high = inside & (field > threshold)
     low = inside & ~high
     step = np.median(lab[high], axis=0) - np.median(lab[low], axis=0)
@@ -70,26 +74,34 @@ def _principal(lab: Float[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]) -> tu
     return ((lab - centre) @ axis).astype(np.float32), float(np.sqrt(max(variances[-1], 0)))
 
 
-def _fit_ramp(field: Float[ndarray, "h w"], inside: Bool[ndarray, "h w"]) -> tuple[float, Float[ndarray, " 2"]]:
-    """The share of the field's variance that a linear ramp explains, in [0, 1], and the ramp's slope in x and y."""
+def _fit_ramp(pixels: UInt8[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]) -> tuple[float, Float[ndarray, " 2"]]:
+    """The share of the variance that a linear ramp of colour explains, in [0, 1], and its direction in x and y.
+
+    Fitted in RGB: two colours that are mixed in equal steps lie on a line there, in CIELAB on an arc.
+    """
     y, x = np.nonzero(inside)
     design = np.stack([x - x.mean(), y - y.mean()], 1)
-    values = field[inside].astype(np.float64)
-    values -= values.mean()
-    total = float(values @ values)
-    slope = np.linalg.pinv(design.T @ design) @ (design.T @ values)
-    return float(1 - ((values - design @ slope) ** 2).sum() / total) if total else 0.0, slope
+    values = pixels[inside].astype(np.float64)
+    values -= values.mean(0)
+    slopes = np.linalg.pinv(design.T @ design) @ (design.T @ values)  # (2, 3)
+    total = float((values**2).sum())
+    ramp = float(1 - ((values - design @ slopes) ** 2).sum() / total) if total else 0.0
+    return ramp, np.linalg.svd(slopes)[0][:, 0]
 
 
-def _ends(slope: Float[ndarray, " 2"], inside: Bool[ndarray, "h w"]) -> tuple[ndarray, ndarray]:
-    """The first and the last part of a region along a slope, in reading order."""
-    direction = slope / max(float(np.linalg.norm(slope)), 1e-9)
+def _ends(direction: Float[ndarray, " 2"], inside: Bool[ndarray, "h w"]) -> tuple[ndarray, ndarray]:
+    """The first and the last part of a region along a direction, in reading order."""
     if direction[1] < -0.34 or (abs(direction[1]) <= 0.34 and direction[0] < 0):
         direction = -direction
     y, x = np.indices(inside.shape)
     along = x * direction[0] + y * direction[1]
-    first, last = np.quantile(along[inside], [_END, 1 - _END])
-    return inside & (along <= first), inside & (along >= last)
+    values = along[inside]
+    reach = np.ptp(values) * _END
+    # a triangle's tip is small: enough pixels to tell a colour by
+    few = min(0.5, 6 / len(values))
+    low = max(values.min() + reach, np.quantile(values, few))
+    high = min(values.max() - reach, np.quantile(values, 1 - few))
+    return inside & (along <= low), inside & (along >= high)
 
 
 def _otsu(values: Float[ndarray, " n"]) -> tuple[float, float]:
