@@ -41,9 +41,9 @@ class Superpixels:
 
     def __init__(
         self,
-        side: int = 160,
+        side: int = 144,
         scale: float = 15.0,
-        min_size: int = 20,
+        min_size: int = 16,
         threshold: float = 0.1,
         max_regions: int = 12,
     ) -> None:

@@ -88,17 +88,17 @@ class _Rows:
         self.areas = pieces.areas.copy()
         self.sides = pieces.supports[:, ::4].copy()  # right, down, left, up
         self.lengths, self.strengths = pieces.lengths.copy(), pieces.strengths.copy()
-        self.histograms = _histograms(pieces, affinity)
+        self.shares = _histograms(pieces, affinity) / self.areas[:, None]
         self.likeness = np.full(self.lengths.shape, -np.inf, np.float32)
-        for row in range(len(pieces)):
-            self._compare(row)
+        self._compare(*np.nonzero(np.triu(self.lengths)))
 
     def join(self) -> tuple[int, int, float]:
         """Join the two most alike; they stand in the first's row from then on."""
         kept, gone = divmod(int(self.likeness.argmax()), len(self.areas))
         likeness = float(self.likeness[kept, gone])
-        self.areas[kept] += self.areas[gone]
-        self.histograms[kept] += self.histograms[gone]
+        both = self.areas[kept] + self.areas[gone]
+        self.shares[kept] += (self.shares[gone] - self.shares[kept]) * (self.areas[gone] / both)
+        self.areas[kept] = both
         self.sides[kept] = np.maximum(self.sides[kept], self.sides[gone])
         for table in (self.lengths, self.strengths):
             row = table[kept] + table[gone]
@@ -106,19 +106,18 @@ class _Rows:
             table[kept] = table[:, kept] = row
             table[gone] = table[:, gone] = 0
         self.likeness[gone] = self.likeness[:, gone] = -np.inf
-        self._compare(kept)
+        self._compare(kept, np.flatnonzero(self.lengths[kept]))
         return kept, gone, likeness
 
-    def _compare(self, row: int) -> None:
-        others = np.flatnonzero(self.lengths[row])
-        weights, area, areas = self.affinity, self.areas[row], self.areas[others]
-        shared = np.minimum(self.histograms[row] / area, self.histograms[others] / areas[:, None]).sum(1)
-        sides = np.maximum(self.sides[row], self.sides[others])
+    def _compare(self, rows: int | np.ndarray, others: np.ndarray) -> None:
+        weights, area, areas = self.affinity, self.areas[rows], self.areas[others]
+        shared = np.minimum(self.shares[rows], self.shares[others]).sum(-1)
+        sides = np.maximum(self.sides[rows], self.sides[others])
         both = area + areas
         gaps = (sides[:, 0] + sides[:, 2]) * (sides[:, 1] + sides[:, 3]) - both
-        edge = self.strengths[row, others] / self.lengths[row, others]
+        edge = self.strengths[rows, others] / self.lengths[rows, others]
         likeness = shared - (weights.size * both + weights.fill * gaps) / self.total - weights.edge * edge
-        self.likeness[row, others] = self.likeness[others, row] = likeness
+        self.likeness[rows, others] = self.likeness[others, rows] = likeness
 
 
 def _histograms(pieces, affinity):

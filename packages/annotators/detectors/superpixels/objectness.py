@@ -8,21 +8,21 @@ from scenewright.annotators.detectors.superpixels.segmentation import DIRECTIONS
 
 #: What each cue adds to the log-odds that a group is a thing: a logistic regression on drawn scenes, rounded.
 WEIGHTS = {
-    "one": -6.6,
-    "closed": 1.0,
-    "inner_edge": 1.2,
-    "border": -7.0,
-    "unlike": 1.0,
-    "kin_behind": -1.5,
-    "ground": -5.6,
+    "one": -7.2,
+    "closed": 2.5,
+    "inner_edge": 1.0,
+    "border": -4.8,
+    "unlike": 0.7,
+    "kin_behind": -3.8,
+    "ground": -6.0,
     "on_ground": 3.3,
-    "size": -9.2,
-    "size_squared": -10.0,
+    "size": -9.9,
+    "size_squared": -10.3,
     "solid": 2.0,
-    "aspect": 3.6,
-    "many": -1.7,
-    "life": 0.7,
-    "sibling": -1.2,
+    "aspect": 2.0,
+    "many": -0.9,
+    "life": 1.0,
+    "sibling": -1.5,
 }
 
 #: Colour distances in CIELAB: up to the first, two pieces may belong to one pattern; from the second, they differ.
@@ -30,6 +30,9 @@ KIN, UNLIKE = 10.0, 12.0
 
 #: Mean strength of a boundary that counts as an edge.
 CLOSED = 0.12
+
+#: Power of a score where a group is weighed against its parts.
+SHARPNESS = 4.0
 
 
 def score(pieces: Pieces, groups: Groups) -> Float[np.ndarray, " m"]:
@@ -76,7 +79,7 @@ def _surroundings(pieces, inside, areas):
     near = (touching @ steps) * outside  # the pieces behind the neighbours
     colours = pieces.means / pieces.areas[:, None]
     apart = _distances(colours, colours)
-    kin = (inside @ (apart < KIN).astype(np.float32)) > 0
+    kin = (inside * pieces.areas) @ (apart < KIN).astype(np.float32) / areas[:, None]
     ground = np.exp(-((apart / UNLIKE) ** 2)) @ (pieces.border / pieces.border.sum())
     mean = (inside @ pieces.means) / areas[:, None]
     return {
@@ -95,7 +98,7 @@ def _forms(pieces, groups, areas):
     return {
         "size": size,
         "size_squared": size**2,
-        "solid": np.minimum(areas / _hull_areas(groups.supports), 1),
+        "solid": np.minimum(areas / hull_areas(groups.supports), 1),
         "aspect": np.minimum(width, height) / np.maximum(width, height),
         "many": 1 - 1 / groups.members.sum(1),
     }
@@ -115,7 +118,7 @@ def _distances(a, b):
     return np.sqrt(np.maximum(squares, 0))
 
 
-def _hull_areas(supports):
+def hull_areas(supports):
     """Areas of the polygons that the support lines bound: the convex hull's, seen from 16 directions."""
     turn = 2 * np.pi / DIRECTIONS
     sides = (np.roll(supports, 1, 1) + np.roll(supports, -1, 1) - 2 * np.cos(turn) * supports) / np.sin(turn)
@@ -130,7 +133,7 @@ def choose(groups: Groups, scores: Float[np.ndarray, " m"], threshold: float, mo
     fair parts, and two good parts over a fair whole; a choice by score alone takes
     whole crowds for one thing.
     """
-    values = np.where(scores > threshold, scores**3, 0)
+    values = np.where(scores > threshold, scores**SHARPNESS, 0)
     best, split = values.copy(), np.zeros(len(values), bool)
     for at, (left, right) in enumerate(groups.children):
         if left >= 0 and best[left] + best[right] > values[at]:

@@ -87,7 +87,8 @@ def measure(pieces: Int[np.ndarray, "h w"], lab: Float32[np.ndarray, "h w 3"]) -
     count = int(pieces.max()) + 1
     flat = pieces.ravel()
     dx, dy = _gradients(lab)
-    edges = np.minimum(np.sqrt(dx**2 + dy**2).max(2) / EDGE_CEILING, 1)
+    steepest = np.maximum.reduce([dx[..., k] ** 2 + dy[..., k] ** 2 for k in range(3)])
+    edges = np.minimum(np.sqrt(steepest) / EDGE_CEILING, 1)
     lengths, strengths = _boundaries(pieces, edges, count)
     return Pieces(
         pieces=pieces,
@@ -121,15 +122,22 @@ def _boundaries(pieces, edges, count):
 
 
 def _supports(pieces, count):
-    height, width = pieces.shape
-    order = np.argsort(pieces, axis=None, kind="stable")
-    starts = np.searchsorted(pieces.ravel()[order], np.arange(count))
-    rows, columns = np.divmod(order, width)
+    # the pixel farthest in any direction has a side on another piece, or on the border
+    inner = np.zeros(pieces.shape, bool)
+    middle = pieces[1:-1, 1:-1]
+    inner[1:-1, 1:-1] = (middle == pieces[:-2, 1:-1]) & (middle == pieces[2:, 1:-1])
+    inner[1:-1, 1:-1] &= (middle == pieces[1:-1, :-2]) & (middle == pieces[1:-1, 2:])
+    rows, columns = np.nonzero(~inner)
+    rim = pieces[rows, columns]
+    order = np.argsort(rim, kind="stable")
+    rows, columns = rows[order].astype(np.float32), columns[order].astype(np.float32)
+    starts = np.searchsorted(rim[order], np.arange(count))
     angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
     supports = np.empty((count, DIRECTIONS), np.float32)
     for k, (x, y) in enumerate(zip(np.cos(angles), np.sin(angles), strict=True)):
         # a pixel is a square: its farthest corner lies half of |x| + |y| beyond its middle
-        supports[:, k] = np.maximum.reduceat(columns * x + rows * y, starts) + (x + y + abs(x) + abs(y)) / 2
+        reach = np.float32(x) * columns + np.float32(y) * rows
+        supports[:, k] = np.maximum.reduceat(reach, starts) + (x + y + abs(x) + abs(y)) / 2
     return supports
 
 
@@ -148,9 +156,9 @@ def _colours(flat, lab, count):
 
 
 def _textures(flat, dx, dy, count):
-    angle = (np.arctan2(dy, dx) % np.pi) * (ORIENTATIONS / np.pi)
+    angle = (np.arctan2(dy, dx) + np.pi) * (ORIENTATIONS / np.pi) % ORIENTATIONS
     orientation = np.minimum(angle.astype(int), ORIENTATIONS - 1)
-    level = np.digitize(np.hypot(dx, dy), (1.5, 6, 18))
+    level = np.digitize(dx**2 + dy**2, (1.5**2, 6**2, 18**2))
     index = np.where(level == 0, 0, 1 + (level - 1) * ORIENTATIONS + orientation)
     bins = 1 + EDGE_LEVELS * ORIENTATIONS
     return np.bincount(flat * bins + index, minlength=count * bins).reshape(count, bins).astype(np.float32)
