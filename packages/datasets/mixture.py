@@ -12,23 +12,31 @@ from scenewright.protocols import RangedDataset
 
 
 class Mixture:
-    """Draws from datasets by weight, in a seeded order, each sample once.
+    """Interleaves datasets by weight, in a seeded order, each sample once and each dataset in its own order.
 
-    It ends when the first dataset that is still wanted runs dry, so the proportions
-    hold to the end. Keys get the dataset's name in front, so that they never collide.
+    Keys get the dataset's name in front, so that they never collide.
 
     Args:
         datasets: by name.
         weights: by name, any positive numbers; equal if not given. A weight of 0 leaves a dataset out.
         seed: of the order.
+        until: ``first`` ends when the first dataset runs dry, so that the proportions
+            hold to the end; ``all`` goes on until every sample was drawn.
 
     Raises:
         ValueError: no datasets, or weights that name others or are negative.
     """
 
     def __init__(
-        self, datasets: Mapping[str, RangedDataset], weights: Mapping[str, float] | None = None, seed: int = 0
+        self,
+        datasets: Mapping[str, RangedDataset],
+        weights: Mapping[str, float | int] | None = None,
+        seed: int = 0,
+        until: str = "first",
     ) -> None:
+        if until not in ("first", "all"):
+            raise ValueError(f"until must be 'first' or 'all', got {until!r}")
+        self.until = until
         self.datasets, self.seed = dict(datasets), seed
         self.weights = {name: 1.0 for name in self.datasets} if weights is None else dict(weights)
         if not self.datasets:
@@ -64,12 +72,17 @@ class Mixture:
     @cached_property
     def _order(self) -> np.ndarray:
         """Which dataset each sample comes from."""
-        lengths = np.array([len(d) for d in self.datasets.values()])
-        weights = np.array([self.weights[name] for name in self.datasets])
-        shares = weights / weights.sum()
-        order = np.random.default_rng(self.seed).choice(len(shares), size=int(lengths.sum()), p=shares)
-        draws = np.stack([np.cumsum(order == i) for i in range(len(shares))], axis=1)
-        dry = (draws > lengths).any(axis=1)
-        return order[: int(dry.argmax())] if dry.any() else order
-
-
+        random = np.random.default_rng(self.seed)
+        which, when, ends = [], [], []
+        for number, (name, dataset) in enumerate(self.datasets.items()):
+            if self.weights[name] and len(dataset):
+                # its samples arrive at a rate of its weight, each somewhere in its own span of time
+                times = (np.arange(len(dataset)) + random.random(len(dataset))) / self.weights[name]
+                which.append(np.full(len(dataset), number))
+                when.append(times)
+                ends.append(times[-1])
+        if not which:
+            return np.zeros(0, dtype=int)
+        times = np.concatenate(when)
+        order = np.concatenate(which)[np.argsort(times, kind="stable")]
+        return order if self.until == "all" else order[: int((times <= min(ends)).sum())]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -62,7 +62,7 @@ class Stream(IterableDataset[Sample]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        remainder: Literal["drop", "repeat", "keep"] = "drop",
+        remainder: str = "drop",
         block: int = 64,
         window: int = 16,
     ) -> None:

@@ -1,11 +1,9 @@
 """Which process writes which shards."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
 from more_itertools import ichunked
 
@@ -31,10 +29,8 @@ class Counts:
         setattr(self, kind, getattr(self, kind) + 1)
 
 
-class Annotate(Protocol):
-    """What is done to the samples: one comes out for each that goes in, in order."""
-
-    def __call__(self, samples: Iterable[Sample], /) -> Iterator[Sample]: ...
+#: What is done to the samples: one comes out for each that goes in, in order.
+Annotate = Callable[[Iterable[Sample]], Iterator[Sample]]
 
 
 def shard_numbers(length: int, samples_per_shard: int, rank: int = 0, world_size: int = 1) -> range:
@@ -90,6 +86,10 @@ def _write_ranges(
 ) -> None:
     ranges = {n: (n * samples_per_shard, min((n + 1) * samples_per_shard, length)) for n in numbers}
     samples = (sample for start, stop in ranges.values() for sample in dataset.read(start, stop))
-    with closing(annotate(samples)) as annotated:  # type: ignore[type-var]
+    annotated = annotate(samples)
+    try:
         for number, (start, stop) in ranges.items():
             writer.write(number, islice(annotated, stop - start), on_sample)
+    finally:
+        if isinstance(annotated, Generator):
+            annotated.close()

@@ -8,10 +8,11 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from scenewright.datasets.shards.ledger import Manifest, differences, identity, left_behind
 from scenewright.datasets.shards.record import encode
@@ -41,7 +42,7 @@ class ShardWriter:
         self,
         directory: Path | str,
         run: Mapping[str, Any] | None = None,
-        images: Literal["copy", "none"] = "copy",
+        images: str = "copy",
         allow_mixed: bool = False,
         workers: int = 2,
     ) -> None:
@@ -187,8 +188,7 @@ class _OpenShard:
     def _started(self) -> tarfile.TarFile:
         if self._tar is None:
             self._file = _Digesting(_temporary(self.path))
-            # a stream: tarfile then never asks where it is, and writes whole records
-            self._tar = tarfile.open(fileobj=self._file, mode="w|", bufsize=1 << 20)  # type: ignore[call-overload]
+            self._tar = tarfile.open(fileobj=self._file, mode="w", copybufsize=1 << 20)  # type: ignore[call-overload]
         return self._tar
 
 
@@ -198,7 +198,7 @@ class _Digesting:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.length = 0
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 closed by sync or close
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 closed by sync or close
         self._sha256 = sha256()
 
     @property
@@ -206,19 +206,21 @@ class _Digesting:
         return self._sha256.hexdigest()
 
     def write(self, data: bytes) -> int:
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
         self._sha256.update(data)
         self.length += len(data)
-        return len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.length
 
     def sync(self) -> None:
+        self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk refuses what is still in the buffer, again
+            self._file.close()
 
 
 def _write_whole(path: Path, data: bytes) -> None:

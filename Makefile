@@ -1,0 +1,42 @@
+# Every target sets up what it needs: a virtual environment in .venv, and scenewright in it.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN     = $(VENV)/bin/python
+
+help:            ## show this
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */:/' | awk -F: '{printf "  make %-9s %s\n", $$1, $$2}'
+
+demo: install    ## annotate real photographs and drawn scenes, and make a report to open in a browser
+	@echo "== collecting photographs that scikit-image and scikit-learn bring along"
+	$(RUN) entrypoints/demo_photos.py demo/photos
+	@echo "== annotating them, and drawn scenes, without any weights"
+	$(RUN) entrypoints/annotate.py experiment=demo output_dir=demo/shards
+	@echo "== writing the report"
+	$(RUN) entrypoints/report.py shards=demo/shards output=demo/report.html title='scenewright demo'
+	@echo "== open $(CURDIR)/demo/report.html"
+
+test: install    ## run the tests (offline, two processes)
+	$(RUN) -m pytest -q -n 2 --dist worksteal
+
+check: install   ## lint, format, types, docstrings
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(RUN)
+	$(VENV)/bin/pydoclint packages entrypoints
+
+bench: install   ## measure, each number against a baseline in the same run; SMOKE=1 for a quick look
+	for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script $(if $(SMOKE),--smoke) || exit 1; done
+
+install: $(VENV)/installed   ## only set up .venv
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "== setting up $(VENV): torch and its friends, about 5 GB, two to five minutes"
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	ln -sfn packages scenewright  # for editors and pyright: they do not follow an editable install's hook
+	@touch $@
+
+clean:           ## remove what the targets made, the environment too
+	rm -rf $(VENV) demo scenewright build *.egg-info .pytest_cache .ruff_cache
+
+.PHONY: help demo test check bench install clean

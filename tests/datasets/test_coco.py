@@ -1,0 +1,79 @@
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from scenewright.datasets.coco import Coco
+
+SQUARE = [10.0, 5.0, 20.0, 5.0, 20.0, 15.0, 10.0, 15.0]
+
+
+@pytest.fixture
+def dataset(tmp_path, picture):
+    """Three images: polygons, all kinds of run lengths, and nothing; one without annotations."""
+    drawn = np.zeros((30, 40), np.uint8, order="F")
+    drawn[5:15, 10:20] = 1
+    compressed = coco_mask.encode(drawn)
+    plain = {"size": [30, 40], "counts": [305, *[10, 20] * 9, 10, 615]}
+    images = [{"id": i, "file_name": f"{i:03d}.jpg", "width": 40, "height": 30} for i in (7, 3, 5)]
+    regions = [
+        {"image_id": 7, "category_id": 2, "bbox": [10, 5, 10, 10], "segmentation": [SQUARE], "iscrowd": 0},
+        {"image_id": 7, "category_id": 1, "bbox": [0, 0, 40, 30], "segmentation": plain, "iscrowd": 1},
+        {"image_id": 3, "category_id": 1, "bbox": [10, 5, 10, 10], "segmentation": plain},
+        {"image_id": 3, "category_id": 1, "bbox": [10, 5, 10, 10], "segmentation": {**compressed, "counts": compressed["counts"].decode()}},
+        {"image_id": 3, "category_id": 1, "bbox": [4, 4, 0, 3], "segmentation": [SQUARE]},
+    ]
+    tables = {"images": images, "annotations": regions, "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
+    (tmp_path / "instances.json").write_text(json.dumps(tables))
+    captions = {"annotations": [{"image_id": 7, "caption": " one "}, {"image_id": 7, "caption": "two"}]}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    for image in images:
+        (tmp_path / image["file_name"]).write_bytes(picture())
+    return Coco(str(tmp_path / "instances.json"), str(tmp_path), str(tmp_path / "captions.json"))
+
+
+def test_images_come_in_the_order_of_their_ids(dataset):
+    assert [s.key for s in dataset] == ["003", "005", "007"] and len(dataset) == 3
+
+
+def test_boxes_become_fractions_and_labels_names(dataset):
+    sample = list(dataset)[2]
+    assert sample.layout.labels == ["dog"]
+    assert sample.layout.boxes[0].tolist() == pytest.approx([10 / 40, 5 / 30, 20 / 40, 15 / 30])
+
+
+@pytest.mark.parametrize(("image", "regions"), [(0, 2), (2, 1)])
+def test_polygons_and_both_kinds_of_run_lengths_give_the_same_mask(image, regions, dataset):
+    layout = list(dataset)[image].layout
+    assert len(layout) == regions
+    for mask in layout.masks:
+        pixels = mask.decode()
+        assert mask.size == (30, 40) and pixels[5:15, 10:20].all() and mask.area == 100
+
+
+def test_an_image_without_annotations_is_empty(dataset):
+    assert list(dataset)[1].status == "empty"
+
+
+def test_a_box_without_area_is_dropped_and_said(dataset):
+    assert next(iter(dataset)).warnings == ["1 boxes have no area and were dropped"]
+
+
+def test_the_first_caption_is_the_caption_and_all_are_kept(dataset):
+    sample = list(dataset)[2]
+    assert sample.caption == "one" and sample.metadata["captions"] == ["one", "two"]
+
+
+def test_annotations_that_cannot_be_read_are_an_error_of_their_image(dataset, tmp_path):
+    tables = json.loads((tmp_path / "instances.json").read_text())
+    tables["annotations"][0]["category_id"] = 99
+    (tmp_path / "instances.json").write_text(json.dumps(tables))
+    assert [s.error for s in dataset] == ["", "", "its annotations cannot be read: KeyError: 99"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"images": []}', '{"images": [{}]}'])
+def test_a_file_in_another_format_is_named(content, tmp_path):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ValueError, match="x.json (is not in COCO's format|has no images)"):
+        len(Coco(str(tmp_path / "x.json"), str(tmp_path)))
