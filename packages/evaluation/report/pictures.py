@@ -130,7 +130,7 @@ def _overlay(layout: Layout, height: int, width: int, thumbnail_size: int) -> st
     return _data_uri(PILImage.fromarray(layer), lossless=True, quality=60, method=4)
 
 
-def _data_uri(image: PILImage.Image, **options: float) -> str:
+def _data_uri(image: PILImage.Image, **options: int) -> str:
     file = io.BytesIO()
     image.save(file, "WEBP", **options)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
@@ -174,12 +174,13 @@ def _masks(masks: Sequence[RunLengths], height: int, width: int) -> Bool[np.ndar
 
 def _draw(scene: UInt8[np.ndarray, "h w 3"], detections: sv.Detections, names: list[str]) -> np.ndarray:
     palette = sv.ColorPalette.from_hex(list(COLOURS))
-    unit = max(scene.shape[:2]) / 640
+    height, width = scene.shape[:2]
+    unit = max(width, height * 4 / 3) / 640  # cards are 4 : 3, so names look equally large on tall and broad pictures
     options = {"color": palette, "color_lookup": sv.ColorLookup.INDEX}
     scene = sv.MaskAnnotator(opacity=0.3, **options).annotate(scene, detections)
     scene = sv.PolygonAnnotator(thickness=max(1, round(unit)), **options).annotate(scene, detections)
     scene = sv.BoxAnnotator(thickness=max(1, round(2 * unit)), **options).annotate(scene, detections)
-    if min(scene.shape[:2]) < 24:  # no room for a word
+    if min(height, width) < 24:  # no room for a word
         return scene
     written = sv.RichLabelAnnotator(
         text_color=sv.Color.BLACK,

@@ -25,6 +25,8 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _SENTENCE_END = re.compile(r"[.!?…。！？]+(?=\s|$)")
 #: the e of "stripe" and "whale" but not of "table"; of "striped" but not "dotted"; of "stripes" but not "houses"
 _SILENT = re.compile(r"([^aeiouyl]|[aeiouy]l)e$|[^aeiouydt]ed$|[^aeiouylscxzgh]es$")
+#: the vowels of "triangle", "usual" and "video" are not one, those of "nation" and "square" are
+_HIATUS = re.compile(r"(?<![tcsgxh])i[ao]|(?<![gq])ua|(?<!g)eo(?!p)")
 _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d.,]*")
 
 
@@ -32,7 +34,7 @@ class Histogram:
     """Counts in equal bins between two edges; what lies outside is counted in the nearest bin."""
 
     def __init__(self, low: float, high: float, bins: int) -> None:
-        self.edges: Float[np.ndarray, " bins+1"] = np.linspace(low, high, bins + 1)
+        self.edges: Float[np.ndarray, " edges"] = np.linspace(low, high, bins + 1)
         self.counts: Int[np.ndarray, " bins"] = np.zeros(bins, dtype=np.int64)
         self._sum = 0.0
 
@@ -72,7 +74,7 @@ class Texts:
 
     def __init__(self) -> None:
         self.lengths: Counter[int] = Counter()
-        self.fog = Histogram(0, 24, 48)
+        self.fog = Histogram(0.0, 24.0, 48)
         self.vocabulary: set[str] = set()
 
     def add(self, text: str) -> None:
@@ -111,16 +113,16 @@ class Statistics:
 
     statuses: Counter[str] = field(default_factory=Counter)
     objects: Counter[int] = field(default_factory=Counter)
-    box_sizes: Histogram = field(default_factory=lambda: Histogram(0, 1, 25))
-    box_shapes: Histogram = field(default_factory=lambda: Histogram(-3, 3, 24))
-    fills: Histogram = field(default_factory=lambda: Histogram(0, 1, 20))
+    box_sizes: Histogram = field(default_factory=lambda: Histogram(0.0, 1.0, 25))
+    box_shapes: Histogram = field(default_factory=lambda: Histogram(-3.0, 3.0, 24))
+    fills: Histogram = field(default_factory=lambda: Histogram(0.0, 1.0, 20))
     centres: Heat = field(default_factory=Heat)
     labels: Counter[str] = field(default_factory=Counter)
-    scores: Histogram = field(default_factory=lambda: Histogram(0, 1, 20))
+    scores: Histogram = field(default_factory=lambda: Histogram(0.0, 1.0, 20))
     image_captions: Texts = field(default_factory=Texts)
     region_captions: Texts = field(default_factory=Texts)
-    aspects: Histogram = field(default_factory=lambda: Histogram(-2, 2, 32))
-    sides: Histogram = field(default_factory=lambda: Histogram(4, 14, 40))
+    aspects: Histogram = field(default_factory=lambda: Histogram(-2.0, 2.0, 32))
+    sides: Histogram = field(default_factory=lambda: Histogram(4.0, 14.0, 40))
     warned: int = 0
     warnings: Counter[str] = field(default_factory=Counter)
 
@@ -171,7 +173,7 @@ class Statistics:
             self.fills.add(min(1.0, m.area / (a * m.size[0] * m.size[1])) for m, a in boxes if a > 0)
 
 
-def _bins(values: Float[np.ndarray, " n"], edges: Float[np.ndarray, " bins+1"]) -> Int[np.ndarray, " n"]:
+def _bins(values: Float[np.ndarray, " n"], edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, " n"]:
     """The bin of each value; the last bin holds its upper edge."""
     return (np.searchsorted(edges, values, side="right") - 1).clip(0, len(edges) - 2)
 
@@ -228,10 +230,10 @@ def words(text: str) -> list[str]:
 @lru_cache(maxsize=65536)
 def syllables(word: str) -> int:
     """Estimate the syllables of an English word: its groups of vowels, less the silent endings; at least 1."""
-    plain = unicodedata.normalize("NFKD", word.casefold()).encode("ascii", "ignore").decode()
-    groups = len(re.findall(r"[aeiouy]+", plain))
-    silent = _SILENT.search(plain)
-    return max(1, groups - bool(silent))
+    word = word.casefold()
+    plain = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode()
+    groups = len(re.findall(r"[aeiouy]+", plain)) + len(_HIATUS.findall(plain))
+    return max(1, groups - bool(_SILENT.search(word)))
 
 
 def is_complex(word: str) -> bool:
