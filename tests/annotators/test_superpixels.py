@@ -31,7 +31,9 @@ def three_shapes(height: int = 160, width: int = 200) -> tuple[np.ndarray, list[
         draw(plane, 1)
         masks.append(plane.astype(bool))
     stripes = (np.arange(width) // 8 % 2 == 0)[None, :, None]
-    for mask, paint in zip(masks, ((200, 30, 40), (30, 60, 180), np.where(stripes, (20, 120, 50), (240, 200, 40))), strict=True):
+    for mask, paint in zip(
+        masks, ((200, 30, 40), (30, 60, 180), np.where(stripes, (20, 120, 50), (240, 200, 40))), strict=True
+    ):
         pixels = np.where(mask[..., None], paint, pixels).astype(np.uint8)
     return pixels, masks
 
@@ -154,7 +156,20 @@ def test_no_region_shares_pixels_with_another():
 
 @pytest.mark.parametrize(
     "size",
-    [(1, 1), (1, 2), (2, 1), (1, 64), (64, 1), (2, 2), (3, 3), (8, 8), (5, 300), (1, 20_000), (20_000, 64), (64, 20_000)],
+    [
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (1, 64),
+        (64, 1),
+        (2, 2),
+        (3, 3),
+        (8, 8),
+        (5, 300),
+        (1, 20_000),
+        (20_000, 64),
+        (64, 20_000),
+    ],
 )
 def test_any_size_is_survived(size):
     height, width = size
@@ -203,6 +218,15 @@ def test_the_image_is_left_as_it_was():
     before = image.clone()
     Superpixels().detect([image], [[]])
     assert torch.equal(image, before)
+
+
+def test_small_holes_are_filled_unless_another_region_lies_there():
+    pixels = canvas(160, 160)
+    cv2.rectangle(pixels, (30, 30), (130, 130), (200, 30, 40), -1)
+    cv2.circle(pixels, (80, 80), 10, (240, 220, 60), -1)
+    found = decoded(one(pixels))
+    assert np.sum(found, axis=0)[80, 80] == 1
+    assert np.sum(found, axis=0)[32:128, 32:128].min() == 1
 
 
 def test_the_outline_polygon_is_the_hull_of_a_disc_and_of_a_square():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 
 from scenewright.annotators.detectors.superpixels.segmentation import Pieces
 
@@ -122,7 +123,7 @@ class _Rows:
 
 def _histograms(pieces, affinity):
     """All histograms of a piece in one row, times their weights: min(w a, w b) = w min(a, b)."""
-    around = pieces.lengths @ (pieces.colours / pieces.areas[:, None])
+    around = csr_array(pieces.lengths) @ (pieces.colours / pieces.areas[:, None])
     around *= (pieces.areas / np.maximum(pieces.lengths.sum(1), 1))[:, None]
     parts = (
         (affinity.colour / 3, pieces.colours),
