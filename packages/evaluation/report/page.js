@@ -105,7 +105,7 @@
     show(copy, null);
     const shown = visible();
     one("#place").textContent = `${shown.indexOf(card) + 1} of ${shown.length} · ${card.dataset.key}`;
-    if (!lightbox.open) lightbox.showModal();
+    if (!lightbox.open) { lightbox.showModal(); lightbox.focus(); } // not its first button
   }
 
   lightbox.addEventListener("close", () => {

@@ -30,6 +30,12 @@ COLOURS = (
 #: Longer names are cut on the picture; the list beside it has them whole.
 LONGEST_NAME = 18
 
+#: With more regions than this, names would hide what they name: numbers stand for them.
+MOST_NAMES = 6
+
+#: Below this side, in pixels, a picture is shown enlarged, and what compression does to it would be too.
+SMALL = 256
+
 
 @dataclass(frozen=True)
 class Region:
@@ -120,7 +126,7 @@ def _picture(image: Image, thumbnail_size: int) -> str:
     height, width = pixels.shape[:2]
     height, width = fit(height, width, min(thumbnail_size, max(height, width)))
     small = PILImage.fromarray(pixels).resize((width, height), PILImage.Resampling.LANCZOS, reducing_gap=3.0)
-    return _data_uri(small, quality=76, method=4)
+    return _data_uri(small, quality=92 if max(small.size) < SMALL else 76, method=4)
 
 
 def _overlay(layout: Layout, height: int, width: int, thumbnail_size: int) -> str:
@@ -145,7 +151,8 @@ def fit(height: int, width: int, longer: int) -> tuple[int, int]:
 def overlay(layout: Layout, height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 4"]:
     """Draw a layout's masks, boxes and names on nothing: RGBA, transparent where no region is."""
     detections = _detections(layout, height, width)
-    names = [_name(i, label) for i, label in enumerate(layout.labels)]
+    crowded = len(layout) > MOST_NAMES
+    names = [str(i + 1) if crowded else _name(i, label) for i, label in enumerate(layout.labels)]
     black = _draw(np.zeros((height, width, 3), np.uint8), detections, names).astype(np.float32)
     white = _draw(np.full((height, width, 3), 255, np.uint8), detections, names).astype(np.float32)
     opacity = 255 - (white - black).mean(axis=2).clip(0, 255)
@@ -167,9 +174,11 @@ def _detections(layout: Layout, height: int, width: int) -> sv.Detections:
 
 
 def _masks(masks: Sequence[RunLengths], height: int, width: int) -> Bool[np.ndarray, "n {height} {width}"]:
-    """Decoded and shrunk one by one, so that thirty masks of a large photograph never lie side by side."""
+    """Decoded and resized one by one, so that thirty masks of a large photograph never lie side by side."""
+    enlarge = max(height, width) > max(masks[0].size) if masks else False
+    interpolation = cv2.INTER_LINEAR if enlarge else cv2.INTER_AREA  # smooth outlines either way
     planes = (mask.decode().numpy().astype(np.float32) for mask in masks)
-    return np.stack([cv2.resize(x, (width, height), interpolation=cv2.INTER_AREA) > 0.5 for x in planes])
+    return np.stack([cv2.resize(x, (width, height), interpolation=interpolation) > 0.5 for x in planes])
 
 
 def _draw(scene: UInt8[np.ndarray, "h w 3"], detections: sv.Detections, names: list[str]) -> np.ndarray:
@@ -184,7 +193,7 @@ def _draw(scene: UInt8[np.ndarray, "h w 3"], detections: sv.Detections, names: l
         return scene
     written = sv.RichLabelAnnotator(
         text_color=sv.Color.BLACK,
-        font_size=max(8, round(22 * unit)),
+        font_size=max(8, round(20 * unit)),
         text_padding=max(1, round(3 * unit)),
         border_radius=max(1, round(3 * unit)),
         smart_position=True,
