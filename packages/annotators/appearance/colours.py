@@ -48,7 +48,8 @@ def tone(lab: Float[ndarray, " 3"], term: str) -> str:
         return "dark"
     if lightness > 72 and chroma < 35:
         return "pale"
-    return "bright" if chroma > 75 and lightness > 45 else ""
+    # yellow and orange are always vivid, else they are brown
+    return "bright" if chroma > 80 and lightness > 45 and term not in ("yellow", "orange") else ""
 
 
 @lru_cache(maxsize=1)

@@ -40,18 +40,19 @@ _CUT_PENALTY = 0.03  # a partial drawing fits too much; best of 0, 0.01, 0.02, 0
 Outline = Float[ndarray, "k 2"]
 
 
-def read_shape(mask: Bool[ndarray, "h w"], sure: float = 0.82, lead: float = 0.003) -> str:
+def read_shape(mask: Bool[ndarray, "h w"], sure: float = 0.82, lead: float = 0.003, partial: bool = True) -> str:
     """The name of a mask's shape, or nothing.
 
     Args:
         mask: of any size; from about 8 pixels across a shape can be told.
         sure: least overlap (intersection over union) with a drawing.
         lead: least distance to the best drawing of another shape.
+        partial: also compare with drawings of which a piece is hidden.
     """
     if mask.sum() < 24:
         return ""
     scores = _best(mask, _bank(), _GRID, _SIDE)
-    if scores.max() < _WHOLE:
+    if partial and scores.max() < _WHOLE:
         scores = np.maximum(scores, _best(mask, _partial_bank(), _CUT_GRID, _CUT_SIDE) - _CUT_PENALTY)
     first, second = np.argsort(-scores, kind="stable")[:2]
     return SHAPES[first] if scores[first] >= sure and scores[first] - scores[second] >= lead else ""
