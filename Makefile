@@ -18,11 +18,12 @@ demo: install    ## annotate real photographs and drawn scenes, and make a repor
 test: install    ## run the tests (offline, two processes)
 	$(RUN) -m pytest -q -n 2 --dist worksteal
 
-check: install   ## lint, format, types, docstrings
+check: install   ## lint, format, types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	# for pyright and editors, which do not follow an editable install: the package as it is installed, in links
+	mkdir -p .types/scenewright && ln -sfn $(addprefix ../../,$(wildcard packages/*) conf entrypoints) .types/scenewright/
 	$(VENV)/bin/pyright --pythonpath $(RUN)
-	$(VENV)/bin/pydoclint packages entrypoints
 
 bench: install   ## measure, each number against a baseline in the same run; SMOKE=1 for a quick look
 	for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script $(if $(SMOKE),--smoke) || exit 1; done
@@ -33,10 +34,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "== setting up $(VENV): torch and its friends, about 5 GB, two to five minutes"
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
-	ln -sfn packages scenewright  # for editors and pyright: they do not follow an editable install's hook
 	@touch $@
 
 clean:           ## remove what the targets made, the environment too
-	rm -rf $(VENV) demo scenewright build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .types demo build *.egg-info .pytest_cache .ruff_cache
 
 .PHONY: help demo test check bench install clean

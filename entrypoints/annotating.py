@@ -60,8 +60,8 @@ class Annotating:
     def conclude(self) -> None:
         """Say how it ended, once for all processes; exit with 1 where too many images failed."""
         self.process.wait_for_everyone()
+        found = stats(self.cfg.output_dir)
         if self.process.is_main_process:
-            found = stats(self.cfg.output_dir)
             for reason, times in list(found["reasons"].items())[:10]:
                 print(f"  {times} × {reason}")
             print(
@@ -157,7 +157,9 @@ def print_estimate(timings: Timings, size: int, length: int | None, processes: i
     print(f"measured on {timings.images} images, the first batches and model loading included")
     for stage, seconds in {**timings.seconds, "all": total}.items():
         rate = timings.images / seconds if seconds else float("inf")
-        print(f"  {stage:<10} {seconds / timings.images * 1e3:9.1f} ms/image {rate:9.1f} images/s {seconds / total:6.0%}")
+        print(
+            f"  {stage:<10} {seconds / timings.images * 1e3:9.1f} ms/image {rate:9.1f} images/s {seconds / total:6.0%}"
+        )
     if length is None:
         print("the dataset does not say how long it is, so there is no estimate for all of it")
         return

@@ -11,8 +11,8 @@ from scenewright.entrypoints.command import one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="shards")
 @one_line_errors
 def run(cfg: DictConfig) -> None:
-    from scenewright.entrypoints.repairing import repair
     from scenewright.datasets.shards import stats, verify
+    from scenewright.entrypoints.repairing import repair
 
     if cfg.verb == "verify":
         faults = list(verify(cfg.shards))

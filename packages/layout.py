@@ -20,8 +20,10 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
-from pycocotools import mask as coco
+from pycocotools import mask as _pycocotools
 from torch import Tensor
+
+coco: Any = _pycocotools  # its type stubs know single masks only
 
 #: One RGB image, values 0..255. Sizes differ from image to image.
 Image = UInt8[Tensor, "3 _h _w"]
@@ -50,13 +52,14 @@ class RunLengths:
     size: tuple[int, int]
     counts: bytes
 
-    @classmethod
-    def encode(cls, masks: Bool[Tensor, "n _h _w"]) -> list[RunLengths]:
+    @staticmethod
+    def encode(masks: Bool[Tensor, "n _h _w"]) -> list[RunLengths]:
         """Encode a stack of masks, in order."""
         if not len(masks):
             return []
         planes = np.asfortranarray(masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
-        return [cls(size=(int(x["size"][0]), int(x["size"][1])), counts=x["counts"]) for x in coco.encode(planes)]
+        height, width = planes.shape[:2]
+        return [RunLengths(size=(height, width), counts=x["counts"]) for x in coco.encode(planes)]
 
     def decode(self) -> Mask:
         """The mask's pixels."""
@@ -68,7 +71,7 @@ class RunLengths:
         return int(coco.area(self._coco()))
 
     @property
-    def box(self) -> Float[Tensor, "4"]:
+    def box(self) -> Float[Tensor, " 4"]:
         """The tight box of the region, in fractions; all zero for an empty mask."""
         x, y, w, h = (float(v) for v in coco.toBbox(self._coco()))
         height, width = self.size
@@ -234,7 +237,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image:
 def _rgb(image: PILImage.Image) -> PILImage.Image:
     """Eight bits, three channels; what is transparent becomes white."""
     if image.mode.startswith("I"):  # 16 bits per pixel, in one of Pillow's spellings
-        return PILImage.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return PILImage.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert(
+            "RGB"
+        )
     if image.mode == "F":
         raise ValueError("the image has floating-point pixels, whose range is not known")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def ahead(function: Callable[[A], B], items: Iterable[A], *, workers: int, depth: int) -> Iterator[B]:
+def ahead(function: Callable[[A], B], items: Iterable[A], *, workers: int, depth: int) -> Generator[B, None, None]:
     """Apply a function in threads, at most ``depth`` items before they are asked for.
 
     The items too are drawn in a thread, so a source that reads a disk delays nobody.

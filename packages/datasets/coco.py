@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from pycocotools import mask as coco_mask
+from pycocotools import mask as _pycocotools
 
 from scenewright.datasets.files import extension, fingerprint_of, join, keys_of, read_bytes
 from scenewright.layout import MAX_PIXELS, EncodedImage, Layout, RunLengths, Sample
+
+coco_mask: Any = _pycocotools  # its type stubs know single masks only
 
 
 class Coco:

@@ -50,7 +50,10 @@ def is_local(url: str | Path) -> bool:
 
 def open_binary(url: str | Path) -> Any:
     """Open a file of bytes for reading; it can seek."""
-    return open(url, "rb") if is_local(url) else fsspec.open(str(url), "rb").open()
+    if is_local(url):
+        return open(url, "rb")
+    remote: Any = fsspec.open(str(url), "rb")
+    return remote.open()
 
 
 def read_bytes(url: str | Path) -> bytes:
@@ -115,4 +118,3 @@ def fingerprint_of(parts: Iterable[str | bytes]) -> str:
 
 def _digest(path: str) -> str:
     return sha256(path.encode("utf-8", errors="surrogateescape")).hexdigest()[:8]
-

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from fsspec.core import url_to_fs
 
@@ -34,7 +35,7 @@ class ImageFolder:
         FileNotFoundError: there is no such folder, or no image in it.
     """
 
-    def __init__(self, directory: str, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, directory: str | Path, max_pixels: int = MAX_PIXELS) -> None:
         self.directory, self.max_pixels = str(directory), max_pixels
         self._listed: tuple[list[str], list[str], frozenset[str]] | None = None
 

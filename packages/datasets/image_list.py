@@ -51,7 +51,9 @@ class ImageList:
                 yield Sample(key=key, error=f'entry {number} must be {{"image": path, "caption": text}}, got {shown}')
                 continue
             path = entry["image"]
-            file = EncodedImage(partial(read_bytes, join(root, path)), extension(path), path, max_pixels=self.max_pixels)
+            file = EncodedImage(
+                partial(read_bytes, join(root, path)), extension(path), path, max_pixels=self.max_pixels
+            )
             metadata = {k: v for k, v in entry.items() if k not in ("image", "caption")}
             yield Sample(key=key, source=file, caption=entry.get("caption") or "", metadata=metadata)
 

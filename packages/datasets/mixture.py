@@ -62,9 +62,7 @@ class Mixture:
         order = self._order
         before = np.bincount(order[:start], minlength=len(names))
         inside = np.bincount(order[start:stop], minlength=len(names))
-        parts = [
-            self.datasets[n].read(int(b), int(b + i)) for n, b, i in zip(names, before, inside, strict=True)
-        ]
+        parts = [self.datasets[n].read(int(b), int(b + i)) for n, b, i in zip(names, before, inside, strict=True)]
         for which in order[start:stop]:
             sample = next(parts[which])
             yield replace(sample, key=f"{names[which]}-{sample.key}")

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def kill_at(change: int) -> None:
     writer._Digesting.write = lambda *x: (whole_write if next(writes) % 11 else dying_write)(*x)
 
 
+def dying_run(change: int, folder: Path) -> None:
+    kill_at(change)
+    run(folder)
+
+
 def check(folder: Path, whole: dict[str, bytes]) -> None:
     """What has a manifest is whole, right after the kill and before anything is mended."""
     for sheet in folder.glob("0*.json"):
@@ -92,16 +98,16 @@ def check(folder: Path, whole: dict[str, bytes]) -> None:
 
 def main(root: Path, mode: str) -> None:
     torch.set_num_threads(1)
-    assert ended(child(lambda: run(root / "whole"))) == 0
+    assert ended(child(partial(run, root / "whole"))) == 0
     whole = files(root / "whole")
     chance = random.Random(0)
     kills = 0
     for attempt in range(1000):
         folder = root / str(attempt)
         if mode == "changes":
-            code = ended(child(lambda: (kill_at(attempt), run(folder))))
+            code = ended(child(partial(dying_run, attempt, folder)))
         else:
-            process = child(lambda: run(folder, delay=0.01))
+            process = child(partial(run, folder, delay=0.01))
             time.sleep(chance.uniform(0, 0.25))
             os.kill(process, signal.SIGKILL)
             code = ended(process)
@@ -111,7 +117,7 @@ def main(root: Path, mode: str) -> None:
         kills += code != 0
         if folder.exists():
             check(folder, whole)
-        assert ended(child(lambda: run(folder))) == 0
+        assert ended(child(partial(run, folder))) == 0
         assert files(folder) == whole, f"after kill {attempt} the files differ"
         if mode == "moments" and attempt == 24:
             break

@@ -21,10 +21,19 @@ def dataset(tmp_path, picture):
         {"image_id": 7, "category_id": 2, "bbox": [10, 5, 10, 10], "segmentation": [SQUARE], "iscrowd": 0},
         {"image_id": 7, "category_id": 1, "bbox": [0, 0, 40, 30], "segmentation": plain, "iscrowd": 1},
         {"image_id": 3, "category_id": 1, "bbox": [10, 5, 10, 10], "segmentation": plain},
-        {"image_id": 3, "category_id": 1, "bbox": [10, 5, 10, 10], "segmentation": {**compressed, "counts": compressed["counts"].decode()}},
+        {
+            "image_id": 3,
+            "category_id": 1,
+            "bbox": [10, 5, 10, 10],
+            "segmentation": {**compressed, "counts": compressed["counts"].decode()},
+        },
         {"image_id": 3, "category_id": 1, "bbox": [4, 4, 0, 3], "segmentation": [SQUARE]},
     ]
-    tables = {"images": images, "annotations": regions, "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
+    tables = {
+        "images": images,
+        "annotations": regions,
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
     (tmp_path / "instances.json").write_text(json.dumps(tables))
     captions = {"annotations": [{"image_id": 7, "caption": " one "}, {"image_id": 7, "caption": "two"}]}
     (tmp_path / "captions.json").write_text(json.dumps(captions))

@@ -32,7 +32,9 @@ def downloaded(tmp_path, picture):
         for i in indices:
             key = f"{shard:05d}{i:04d}"
             members |= {f"{key}.jpg": picture(seed=i), f"{key}.txt": f"caption {i}".encode()}
-            members[f"{key}.json"] = json.dumps({"url": f"http://x/{i}", "key": key, "width": 40, "height": 30}).encode()
+            members[f"{key}.json"] = json.dumps(
+                {"url": f"http://x/{i}", "key": key, "width": 40, "height": 30}
+            ).encode()
         (tmp_path / f"{shard:05d}.tar").write_bytes(tar_of(members))
     return tmp_path
 

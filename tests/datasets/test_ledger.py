@@ -83,7 +83,7 @@ def test_a_duplicate_key_inside_a_tar_is_found(shards):
 
             tar.addfile(info, io.BytesIO(data))
     sheet = json.loads((shards / "00001.json").read_text())
-    sheet |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    sheet |= {"length": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     (shards / "00001.json").write_text(json.dumps(sheet))
     (fault,) = verify(shards)
     assert "its keys are not its manifest's" in str(fault)

@@ -10,7 +10,7 @@ import webdataset
 
 from scenewright.datasets.image_folder import ImageFolder
 from scenewright.datasets.shapes import Shapes
-from scenewright.datasets.shards import ShardWriter, Shards, shard_numbers, write_shards
+from scenewright.datasets.shards import Shards, ShardWriter, shard_numbers, write_shards
 from scenewright.datasets.shards.record import decode, encode
 from scenewright.layout import EncodedImage, Layout, RunLengths, Sample
 from scenewright.protocols import RangedDataset
@@ -31,7 +31,9 @@ def full_sample(key="a"):
     masks = RunLengths.encode(torch.rand(2, 8, 12, generator=torch.Generator().manual_seed(0)) > 0.5)
     layout = Layout(boxes, ["dog", "chien «x»"], ["a big dog", "un chien"], torch.tensor([0.9, 1 / 3]), masks)
     image = torch.randint(0, 256, (3, 8, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    known = dict(caption="two dogs\nin a row", tags=["dog"], layout=layout, metadata={"url": "http://x", "n": [1, 2.5, None]})
+    known = dict(
+        caption="two dogs\nin a row", tags=["dog"], layout=layout, metadata={"url": "http://x", "n": [1, 2.5, None]}
+    )
     return Sample.from_image(key, image, **known, warnings=["mended"])
 
 
@@ -46,7 +48,9 @@ def assert_equal(a: Sample, b: Sample) -> None:
 @pytest.mark.parametrize("kind", ["empty", "boxes only", "full"])
 def test_a_record_round_trips_to_the_bit(kind):
     sample = full_sample()
-    layout = {"empty": Layout.empty(), "boxes only": Layout(sample.layout.boxes, ["a", "b"]), "full": sample.layout}[kind]
+    layout = {"empty": Layout.empty(), "boxes only": Layout(sample.layout.boxes, ["a", "b"]), "full": sample.layout}[
+        kind
+    ]
     sample = replace(sample, layout=layout)
     assert_equal(decode("a", encode(sample)), sample)
 

@@ -5,7 +5,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from scenewright.datasets.shapes import Shapes
-from scenewright.datasets.shards import ShardWriter, Shards, write_shards
+from scenewright.datasets.shards import Shards, ShardWriter, write_shards
 from scenewright.datasets.stream import Stream
 from scenewright.layout import Sample
 

@@ -9,7 +9,7 @@ import torch
 
 from scenewright.annotators.pipeline import annotate
 from scenewright.datasets.shapes import Shapes
-from scenewright.datasets.shards import ShardWriter, Shards, verify, write_shards
+from scenewright.datasets.shards import Shards, ShardWriter, verify, write_shards
 from scenewright.layout import Layout, Sample
 from scenewright.protocols import RangedDataset
 
@@ -111,7 +111,10 @@ def test_a_failing_source_leaves_the_whole_shards_and_no_scraps(tmp_path):
 
     with pytest.raises(OSError, match="the disk is gone"):
         write(tmp_path, Breaking(length=22, height=32, width=32, difficulty="easy"))
-    assert {p.name for p in tmp_path.iterdir()} <= {"run.json", *(f"0000{n}.{x}" for n in (0, 1) for x in ("tar", "json"))}
+    assert {p.name for p in tmp_path.iterdir()} <= {
+        "run.json",
+        *(f"0000{n}.{x}" for n in (0, 1) for x in ("tar", "json")),
+    }
     write(tmp_path)
     assert files(tmp_path) == files(write(tmp_path.parent / "whole"))
 

@@ -26,7 +26,7 @@ class Manifest:
 
     Attributes:
         number: the shard's; its tar is ``NNNNN.tar``.
-        bytes: the tar's length.
+        length: the tar's, in bytes.
         sha256: the tar's digest.
         samples: every input key in order, and its status: ``ok``, ``empty`` or ``error: why``.
             Those with an error are not in the tar.
@@ -35,7 +35,7 @@ class Manifest:
     """
 
     number: int
-    bytes: int
+    length: int
     sha256: str
     samples: Mapping[str, str]
     warnings: Mapping[str, int] = field(default_factory=dict)
@@ -56,7 +56,9 @@ class Manifest:
         """One line per sample, for people and for ``grep``."""
         fields = asdict(self)
         samples = fields.pop("samples")
-        head = json.dumps({"tar": f"{self.number:05d}.tar", **fields, "counts": self.counts}, ensure_ascii=False, indent=1)
+        head = json.dumps(
+            {"tar": f"{self.number:05d}.tar", **fields, "counts": self.counts}, ensure_ascii=False, indent=1
+        )
         lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in samples.items())
         return f'{head[:-2]},\n "samples": {{\n{lines}\n }}\n}}\n'.encode("utf-8", errors="backslashreplace")
 
@@ -134,20 +136,20 @@ def verify(directory: str | Path) -> Iterator[Fault]:
         yield Fault(-1, path.name, "left by a process that was killed")
 
 
-def _verify_shard(
-    number: int, tar: Path, sheet: Path, seen: dict[str, int], runs: dict[str, int]
-) -> Iterator[Fault]:
+def _verify_shard(number: int, tar: Path, sheet: Path, seen: dict[str, int], runs: dict[str, int]) -> Iterator[Fault]:
     try:
         manifest = Manifest.from_json(sheet.read_bytes())
     except ValueError as error:
         yield Fault(number, sheet.name, str(error))
         return
     size = tar.stat().st_size
-    if size != manifest.bytes:
-        yield Fault(number, tar.name, f"{size} bytes, its manifest says {manifest.bytes}")
+    if size != manifest.length:
+        yield Fault(number, tar.name, f"{size} bytes, its manifest says {manifest.length}")
         return
     if (digest := _sha256(tar)) != manifest.sha256:
-        yield Fault(number, tar.name, f"its bytes changed: sha256 {digest[:12]}…, its manifest says {manifest.sha256[:12]}…")
+        yield Fault(
+            number, tar.name, f"its bytes changed: sha256 {digest[:12]}…, its manifest says {manifest.sha256[:12]}…"
+        )
         return
     if (keys := [e.key for e in index_tar(str(tar))]) != manifest.keys:
         odd = sorted(set(keys) ^ set(manifest.keys)) or keys
@@ -157,7 +159,9 @@ def _verify_shard(
             yield Fault(number, tar.name, f"the key {key!r} is in {seen[key]:05d}.tar too")
     if runs and identity(manifest.run) not in runs:
         differing = differences(json.loads(next(iter(runs))), json.loads(identity(manifest.run)))
-        yield Fault(number, sheet.name, f"made by another run than {next(iter(runs.values())):05d}: {'; '.join(differing)}")
+        yield Fault(
+            number, sheet.name, f"made by another run than {next(iter(runs.values())):05d}: {'; '.join(differing)}"
+        )
     runs.setdefault(identity(manifest.run), number)
 
 
@@ -167,7 +171,7 @@ def stats(directory: str | Path) -> dict[str, Any]:
     found = manifests(directory)
     for manifest in found:
         totals.update(manifest.counts)
-        size += manifest.bytes
+        size += manifest.length
         warnings += sum(manifest.warnings.values())
         reasons.update(s.removeprefix("error: ") for s in manifest.samples.values() if s.startswith("error"))
     return {

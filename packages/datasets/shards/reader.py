@@ -72,9 +72,9 @@ class Shards:
         """Compare the length only: reading every byte twice is what ``verify`` is for."""
         with open_binary(url) as file:
             size = file.seek(0, 2)
-        if size != manifest.bytes:
+        if size != manifest.length:
             raise ValueError(
-                f"{url} has {size} bytes, its manifest says {manifest.bytes}; entrypoints/shards.py repair redoes it"
+                f"{url} has {size} bytes, its manifest says {manifest.length}; entrypoints/shards.py repair redoes it"
             )
 
     def _joined(self, place: int, start: int, stop: int, samples: Iterator[Sample]) -> Iterator[Sample]:

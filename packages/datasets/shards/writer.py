@@ -101,7 +101,9 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:
@@ -185,7 +187,7 @@ class _OpenShard:
             self._file.close()
             self._file.path.unlink(missing_ok=True)
 
-    def _started(self) -> tarfile.TarFile:
+    def _started(self) -> Any:
         if self._tar is None:
             self._file = _Digesting(_temporary(self.path))
             self._tar = tarfile.open(fileobj=self._file, mode="w", copybufsize=1 << 20)  # type: ignore[call-overload]
