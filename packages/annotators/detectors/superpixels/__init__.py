@@ -32,8 +32,8 @@ class Superpixels:
 
     It cannot: know what a thing is. It splits people into head, collar and suit; takes
     a well outlined shadow, gap or patch of background for a thing; misses what fades
-    into its surroundings and what is smaller than about a hundredth of the image; and
-    in a crowd it parts things as their colours do. Labels say what a region looks like
+    into its surroundings, and what covers less than about 0.3 % of the image; and in a
+    crowd it parts things as their colours do. Labels say what a region looks like
     ("red star", "brown region"), never what it is: names need a pretrained detector.
 
     Tags are ignored: nothing here could look for them. All images take about the same
@@ -52,7 +52,7 @@ class Superpixels:
         side: int = 144,
         scale: float = 15.0,
         min_size: int = 16,
-        threshold: float = 0.15,
+        threshold: float = 0.2,
         max_regions: int = 12,
     ) -> None:
         self.side, self.scale, self.min_size = side, scale, min_size

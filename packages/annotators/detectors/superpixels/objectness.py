@@ -7,7 +7,8 @@ from scipy.sparse import csr_array
 from scenewright.annotators.detectors.superpixels.grouping import Groups
 from scenewright.annotators.detectors.superpixels.segmentation import DIRECTIONS, Pieces
 
-#: What each cue adds to the log-odds that a group is a thing: a logistic regression on drawn scenes, rounded.
+#: What each cue adds to the log-odds that a group is a thing. Found by logistic regression on drawn scenes (which all
+#: have crisp edges), then by random search on these and on a dozen photographs with things boxed by hand; rounded.
 WEIGHTS = {
     "one": -7.2,
     "closed": 2.5,
@@ -110,7 +111,7 @@ def _forms(pieces, groups, areas):
     """Size and shape."""
     width = groups.supports[:, 0] + groups.supports[:, 8]
     height = groups.supports[:, 4] + groups.supports[:, 12]
-    size = np.log(areas / pieces.areas.sum()) / 5
+    size = np.log(areas / pieces.areas.sum()) / 5  # best near a tenth of the image
     return {
         "size": size,
         "size_squared": size**2,
