@@ -55,12 +55,12 @@ def tone(lab: Float[ndarray, " 3"], term: str) -> str:
 @lru_cache(maxsize=1)
 def _table() -> UInt8[ndarray, " colours"]:
     """The term of every colour of ``_BITS`` bits per channel."""
-    from scipy.spatial import cKDTree  # both are only needed once, and slow to import
+    from scipy.spatial import KDTree  # both are only needed once, and slow to import
 
     levels = ((np.arange(2**_BITS) + 0.5) * 2 ** (8 - _BITS)).astype(np.uint8)
     lab = to_lab(np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3))
     names, owners = _survey()
-    distance, nearest = cKDTree(names).query(lab, k=_NEIGHBOURS)
+    distance, nearest = KDTree(names).query(lab, k=_NEIGHBOURS)
     votes = np.zeros((len(lab), len(TERMS)))
     for rank in range(_NEIGHBOURS):
         np.add.at(votes, (np.arange(len(lab)), owners[nearest[:, rank]]), 1 / (distance[:, rank] ** 2 + 9))

@@ -37,7 +37,7 @@ _CUT_SHARES, _CUT_WAYS = (0.15, 0.3, 0.48), 10  # how much is cut off, from how 
 _WHOLE = 0.92  # overlap from which on a mask is taken for a whole shape; 95 % of whole ones reach 0.91
 _CUT_PENALTY = 0.03  # a partial drawing fits too much; best of 0, 0.01, 0.02, 0.03 and 0.05 on drawn scenes
 
-Outline = Float[ndarray, "k 2"]
+Outline = Float[ndarray, "_k 2"]
 
 
 def read_shape(mask: Bool[ndarray, "h w"], sure: float = 0.82, lead: float = 0.003, partial: bool = True) -> str:
@@ -109,7 +109,7 @@ def _partial_bank() -> _Bank:
     depths = np.outer(np.cos(angles), x) + np.outer(np.sin(angles), y)  # (ways, pixels)
     order = np.argsort(depths, axis=1, kind="stable")
     drawings, owners = [], []
-    for drawing, owner in zip(whole.drawings[::2], whole.owners[::2], strict=True):
+    for drawing, owner in zip(whole.drawings[::2], whole.owners[::2].tolist(), strict=True):
         hidden = np.cumsum(drawing[order], axis=1) / drawing.sum()
         for way in range(_CUT_WAYS):
             for share in _CUT_SHARES:
@@ -149,23 +149,23 @@ def _proportions() -> list[tuple[str, float, list[Outline]]]:
     """Shape, the turn in degrees after which it repeats (0: at once), and its outlines, for each proportion."""
     circle = _regular(48)
     rows: list[tuple[str, float, list[Outline]]] = [
-        ("circle", 0, [circle]),
-        ("square", 90, [_regular(4)]),
-        ("hexagon", 60, [_regular(6)]),
-        ("triangle", 120, [_regular(3)]),
+        ("circle", 0.0, [circle]),
+        ("square", 90.0, [_regular(4)]),
+        ("hexagon", 60.0, [_regular(6)]),
+        ("triangle", 120.0, [_regular(3)]),
     ]
-    rows += [("ring", 0, [circle, circle * inner]) for inner in (0.4, 0.5, 0.6, 0.7)]
-    rows += [("triangle", 360, [np.array([[-1, 1], [1, 1], [0, 1 - tall]])]) for tall in (1.4, 2.1)]
-    rows += [("star", 72, [_star(inner)]) for inner in (0.38, 0.45, 0.53)]
-    rows += [("cross", 90, [_cross(arm)]) for arm in (0.25, 0.33, 0.42)]
-    rows += [("heart", 360, [_heart(tall)]) for tall in (0.9, 1.05)]
-    rows += [("diamond", 180, [np.array([[0, 1], [wide, 0], [0, -1], [-wide, 0]])]) for wide in (0.5, 0.6, 0.7)]
-    rows += [("crescent", 360, [_crescent(r, d)]) for r, d in ((0.8, 0.4), (0.85, 0.5), (0.75, 0.5), (0.9, 0.65))]
+    rows += [("ring", 0.0, [circle, circle * inner]) for inner in (0.4, 0.5, 0.6, 0.7)]
+    rows += [("triangle", 360.0, [np.array([[-1, 1], [1, 1], [0, 1 - tall]])]) for tall in (1.4, 2.1)]
+    rows += [("star", 72.0, [_star(inner)]) for inner in (0.38, 0.45, 0.53)]
+    rows += [("cross", 90.0, [_cross(arm)]) for arm in (0.25, 0.33, 0.42)]
+    rows += [("heart", 360.0, [_heart(tall)]) for tall in (0.9, 1.05)]
+    rows += [("diamond", 180.0, [np.array([[0, 1], [wide, 0], [0, -1], [-wide, 0]])]) for wide in (0.5, 0.6, 0.7)]
+    rows += [("crescent", 360.0, [_crescent(r, d)]) for r, d in ((0.8, 0.4), (0.85, 0.5), (0.75, 0.5), (0.9, 0.65))]
     rows += [
-        ("arrow", 360, [_arrow(shaft, head)])
+        ("arrow", 360.0, [_arrow(shaft, head)])
         for shaft, head in ((0.2, 0.8), (0.3, 0.9), (0.25, 1.1), (0.35, 1.0), (0.4, 0.8))
     ]
-    rows += [("bar", 180, [np.array([[-a, -1], [a, -1], [a, 1], [-a, 1]])]) for a in (1.8, 2.4, 3.2, 4.3, 5.6)]
+    rows += [("bar", 180.0, [np.array([[-a, -1], [a, -1], [a, 1], [-a, 1]])]) for a in (1.8, 2.4, 3.2, 4.3, 5.6)]
     return rows
 
 

@@ -106,9 +106,11 @@ class GrabCut:
         if found is None:
             return None
         found = _clean(found, start)
-        expected = (small_box[2] - small_box[0]) * (small_box[3] - small_box[1]) if start is None else start.sum()
-        everything = found[guess != cv2.GC_BGD].mean() > 0.98
-        return None if found.sum() < 0.04 * expected or everything else _resize(found, (width, height))
+        if found[guess != cv2.GC_BGD].mean() > 0.98:
+            return None
+        mask = _resize(found, (width, height))
+        expected = (box[2] - box[0]) * (box[3] - box[1]) if seed is None else seed.sum()
+        return mask if mask.sum() >= max(1, 0.04 * expected) else None
 
 
 def _decode(layout: Layout, height: int, width: int) -> list[Bool[ndarray, "h w"]]:
@@ -215,7 +217,7 @@ def _grabcut(pixels: UInt8[ndarray, "h w 3"], guess: UInt8[ndarray, "h w"], iter
         return None
     cv2.setRNGSeed(_SEED)  # it starts from k-means
     mask, models = guess.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
-    cv2.grabCut(pixels, mask, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(pixels, mask, (0, 0, 0, 0), *models, iterations, cv2.GC_INIT_WITH_MASK)
     return (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
 
 
@@ -229,8 +231,8 @@ def _clean(found: Bool[ndarray, "h w"], seed: Bool[ndarray, "h w"] | None) -> Bo
     weight[0] = 0
     keep = weight >= 0.25 * max(1, weight.max())
     keep[0] = False
-    kept = keep[pieces]
+    kept = keep[pieces.astype(np.intp)]
     holes = cv2.connectedComponentsWithStats((~kept).astype(np.uint8), connectivity=4)
     specks = holes[2][:, cv2.CC_STAT_AREA] < max(2, 0.01 * kept.sum())
     specks[0] = False
-    return kept | specks[holes[1]]
+    return kept | specks[holes[1].astype(np.intp)]
