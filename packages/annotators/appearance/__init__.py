@@ -10,13 +10,14 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 from scenewright.annotators.appearance.colours import TERMS, terms, to_lab, tone
-from scenewright.annotators.appearance.patterns import DRAWN, SMALL, Pattern, read_pattern
+from scenewright.annotators.appearance.patterns import DRAWN, FLAT, SMALL, Pattern, read_pattern
 from scenewright.annotators.appearance.silhouettes import read_shape
 
 __all__ = ["Appearance", "describe"]
 
 _SIDE = 128  # longest side at which a region is looked at
 _LEAST_CORE = 12  # pixels
+_SURE_SMOOTH = 0.88
 _SURE_NATURAL = 0.93  # overlap that a natural surface needs: in photographs a blob is seldom a heart
 
 
@@ -76,8 +77,10 @@ def describe(pixels: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "h w"]) -> App
 
 def _shape(mask: Bool[ndarray, "h w"], inside: Bool[ndarray, "h w"], pattern: Pattern) -> str:
     """The shape, asked for more strictly where the surface does not look drawn."""
-    if pattern.noise < DRAWN or (inside.sum() <= SMALL and pattern.name != "plain"):
+    if pattern.noise < FLAT or (inside.sum() <= SMALL and pattern.name != "plain"):
         return read_shape(mask)
+    if pattern.noise < DRAWN:
+        return read_shape(mask, sure=_SURE_SMOOTH)
     return read_shape(mask, sure=_SURE_NATURAL, partial=False)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 PATTERNS = ("plain", "striped", "dotted", "checkered", "gradient")
+FLAT = 1.5  # ΔE of noise below which a surface has no texture at all
 DRAWN = 4.0  # ΔE of noise below which a region looks drawn
 SMALL = 300  # pixels below which many lie on an edge
 _LEAST = 30  # pixels below which no pattern is claimed
@@ -63,12 +64,10 @@ def read_pattern(
     high = inside & (field > threshold)
     low = inside & ~high
     step = float(np.linalg.norm(np.median(lab[high], axis=0) - np.median(lab[low], axis=0)))
-    if step < 12 or bimodality < 0.72:
-        return plain
     parts = (low, high) if low.sum() >= high.sum() else (high, low)
-    if parts[1].sum() < 0.08 * inside.sum():
-        return plain
     noise = _noise(lab, parts)
+    if step < 12 or bimodality < 0.72 or parts[1].sum() < 0.08 * inside.sum():
+        return Pattern("plain", (inside,), noise if noise < FLAT else plain.noise)
     # light and dark places of something natural are no pattern, however they lie; small drawings are blurred
     clean = noise < max(DRAWN, (0.12 if inside.sum() > SMALL else 0.3) * step)
     name = _two_tone(field, inside, *parts) if clean else "plain"
