@@ -61,6 +61,7 @@ def _table() -> UInt8[ndarray, " colours"]:
     lab = to_lab(np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3))
     names, owners = _survey()
     distance, nearest = KDTree(names).query(lab, k=_NEIGHBOURS)
+    distance, nearest = np.asarray(distance), np.asarray(nearest)
     votes = np.zeros((len(lab), len(TERMS)))
     for rank in range(_NEIGHBOURS):
         np.add.at(votes, (np.arange(len(lab)), owners[nearest[:, rank]]), 1 / (distance[:, rank] ** 2 + 9))

@@ -36,7 +36,7 @@ class GrabCut:
     Source: Rother, Kolmogorov & Blake 2004, "GrabCut"; OpenCV's implementation.
     """
 
-    def __init__(self, side: int = 96, iterations: int = 3, context: float = 0.35, slack: float = 0.1) -> None:
+    def __init__(self, side: int = 96, iterations: int = 2, context: float = 0.35, slack: float = 0.1) -> None:
         self.side, self.iterations, self.context, self.slack = side, iterations, context, slack
 
     def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
@@ -197,17 +197,21 @@ def _without_surroundings(
     if around.sum() < 20:
         return guess
     lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-    found, counts = np.unique(cells[around], return_counts=True)
-    common = found[counts >= max(3, 0.02 * around.sum())]
-    if not len(common):
+    found, member, counts = np.unique(cells[around], return_inverse=True, return_counts=True)
+    common = counts >= max(3, 0.02 * around.sum())
+    if not common.any():
         return guess
-    centres = np.stack([lab[around & (cells == c)].mean(0) for c in common])
-    near = np.linalg.norm(lab[:, :, None] - centres, axis=-1).min(-1) < _COMMON
+    sums = np.stack([np.bincount(member, lab[..., i][around], len(found)) for i in range(3)], 1)
+    centres = (sums[common] / counts[common, None]).astype(np.float32)
     candidates = guess == cv2.GC_PR_FGD
-    far = candidates & ~near
-    if far.sum() < 0.15 * candidates.sum():
+    near = np.zeros(guess.shape, bool)
+    # |a - b|² = |a|² - 2 a·b + |b|²
+    inner = lab[candidates]
+    apart = (inner**2).sum(1)[:, None] - 2 * inner @ centres.T + (centres**2).sum(1)
+    near[candidates] = apart.min(1) < _COMMON**2
+    if (candidates & ~near).sum() < 0.15 * candidates.sum():
         return guess
-    return np.where(candidates & near, cv2.GC_PR_BGD, guess).astype(np.uint8)
+    return np.where(near, cv2.GC_PR_BGD, guess).astype(np.uint8)
 
 
 def _grabcut(pixels: UInt8[ndarray, "h w 3"], guess: UInt8[ndarray, "h w"], iterations: int) -> ndarray | None:
