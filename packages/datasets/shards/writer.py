@@ -1,6 +1,5 @@
 """Writing shards so that a kill at any moment leaves only whole ones."""
 
-import io
 import json
 import os
 import socket
@@ -8,7 +7,6 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -160,22 +158,21 @@ class _OpenShard:
         self._samples: dict[str, str] = {}
         self._warnings: dict[str, int] = {}
         self._file: _Digesting | None = None
-        self._tar: tarfile.TarFile | None = None
 
     def add(self, key: str, status: str, warnings: int, members: Mapping[str, bytes]) -> None:
-        tar = self._started()
+        file = self._started()
         self._samples[key] = status
         if warnings:
             self._warnings[key] = warnings
         for extension, data in members.items():
-            info = tarfile.TarInfo(f"{key}.{extension}")  # no time, no owner: the bytes are the samples' alone
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+            file.write(_header(f"{key}.{extension}", len(data)))
+            file.write(data)
+            file.write(bytes(-len(data) % tarfile.BLOCKSIZE))
 
     def finish(self) -> None:
-        tar, file = self._started(), self._file
-        assert file is not None
-        tar.close()
+        file = self._started()
+        end = 2 * tarfile.BLOCKSIZE
+        file.write(bytes(end + -(file.length + end) % tarfile.RECORDSIZE))
         file.sync()
         os.replace(file.path, self.path)
         _sync_folder(self.directory)
@@ -187,42 +184,78 @@ class _OpenShard:
             self._file.close()
             self._file.path.unlink(missing_ok=True)
 
-    def _started(self) -> Any:
-        if self._tar is None:
+    def _started(self) -> "_Digesting":
+        if self._file is None:
             self._file = _Digesting(_temporary(self.path))
-            self._tar = tarfile.open(fileobj=self._file, mode="w", copybufsize=1 << 20)  # type: ignore[call-overload]
-        return self._tar
+        return self._file
+
+
+#: The header of a member without a name and of no length.
+_BLANK = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+
+
+def _header(name: str, size: int) -> bytes:
+    """What ``tarfile`` puts before a member; no time, no owner: the bytes are the samples' alone.
+
+    ``tarfile`` takes longer for the three headers of a sample than the system for its
+    bytes, so a name and a length of the usual kind are put into a header it has made.
+    """
+    if not name.isascii() or len(name) > 100 or size >= 8**11:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf()
+    label, length = name.encode().ljust(100, b"\0"), b"%011o" % size
+    # a header's checksum counts itself as spaces; the blank's length is eleven zeros
+    checksum = int(_BLANK[148:154], 8) + sum(label) + sum(length) - 11 * ord("0")
+    return b"".join([label, _BLANK[100:124], length, _BLANK[135:148], b"%06o" % checksum, _BLANK[154:]])
 
 
 class _Digesting:
-    """A file that knows its length and digest without being read again."""
+    """A file that knows its length and digest without being read again.
+
+    A block of a megabyte is digested in a thread while it is written, for that takes longer.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.length = 0
-        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 closed by sync or close
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 closed by sync or close
         self._sha256 = sha256()
+        self._digester = ThreadPoolExecutor(1, thread_name_prefix="digest")
+        self._digesting: Future[None] | None = None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
 
     @property
     def digest(self) -> str:
+        """Of all that was written; after ``sync``."""
         return self._sha256.hexdigest()
 
-    def write(self, data: bytes) -> int:
-        self._sha256.update(data)
+    def write(self, data: bytes) -> None:
         self.length += len(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self.length
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes >= 1 << 20:
+            self._write_held()
 
     def sync(self) -> None:
-        self._file.flush()
+        self._write_held()
         os.fsync(self._file.fileno())
-        self._file.close()
+        self.close()
 
     def close(self) -> None:
-        with suppress(OSError):  # a full disk refuses what is still in the buffer, again
-            self._file.close()
+        self._digester.shutdown()
+        self._file.close()
+
+    def _write_held(self) -> None:
+        block = memoryview(b"".join(self._held))
+        self._held.clear()
+        self._held_bytes = 0
+        if self._digesting is not None:
+            self._digesting.result()
+        self._digesting = self._digester.submit(self._sha256.update, block)
+        while block:  # a disk that is nearly full takes a part of it
+            block = block[self._file.write(block) :]
 
 
 def _write_whole(path: Path, data: bytes) -> None:
