@@ -144,7 +144,7 @@ def forget_failed(writer: ShardWriter, numbers: Iterable[int]) -> None:
                 writer.forget(number)
 
 
-def too_many(errors: int, images: int, max_errors: float) -> bool:
+def too_many(errors: int, images: int, max_errors: float | int) -> bool:
     """Whether more failed than is allowed: a share of the images below 1, a number of them from 1 on."""
     return errors > (max_errors * images if max_errors < 1 else max_errors)
 

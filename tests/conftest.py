@@ -52,7 +52,9 @@ def config() -> Callable[..., DictConfig]:
 def picture() -> Callable[..., bytes]:
     """``picture("PNG", size=(40, 30), mode="RGB", seed=0)``: an image file's bytes; ``size`` is width, height."""
 
-    def encoded(kind: str = "JPEG", size: tuple[int, int] = (40, 30), mode: str = "RGB", seed: int = 0, **save: Any) -> bytes:
+    def encoded(
+        kind: str = "JPEG", size: tuple[int, int] = (40, 30), mode: str = "RGB", seed: int = 0, **save: Any
+    ) -> bytes:
         # smooth, so that JPEG keeps it
         x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
         phase = np.random.default_rng(seed).random(3)

@@ -64,7 +64,9 @@ def test_keep_takes_a_mask_or_an_order():
     layout = Layout(torch.eye(4)[:3], ["a", "b", "c"], captions=["A", "B", "C"], scores=torch.tensor([0.1, 0.2, 0.3]))
     assert layout.keep(torch.tensor([True, False, True])).labels == ["a", "c"]
     turned = layout.keep(torch.tensor([2, 0]))
-    assert turned.labels == ["c", "a"] and turned.captions == ["C", "A"] and torch.equal(turned.boxes[0], torch.eye(4)[2])
+    assert (
+        turned.labels == ["c", "a"] and turned.captions == ["C", "A"] and torch.equal(turned.boxes[0], torch.eye(4)[2])
+    )
     assert len(layout.keep(torch.zeros(3, dtype=torch.bool))) == 0
 
 

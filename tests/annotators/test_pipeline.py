@@ -39,7 +39,9 @@ class Boxes:
 class Fills:
     def segment(self, images, layouts):
         assert all(map(len, layouts)), "an image without regions was sent to be segmented"
-        return [RunLengths.encode(torch.ones(len(x), *i.shape[1:]).bool()) for i, x in zip(images, layouts, strict=True)]
+        return [
+            RunLengths.encode(torch.ones(len(x), *i.shape[1:]).bool()) for i, x in zip(images, layouts, strict=True)
+        ]
 
 
 class Says:
@@ -107,7 +109,9 @@ def test_a_plugin_that_returns_the_wrong_count_is_named(stage):
 
 def test_boxes_that_cannot_be_are_dropped_or_clipped_and_said():
     nan, inf = float("nan"), float("inf")
-    boxes = torch.tensor([[nan, 0, 1, 1], [0, 0, inf, 1], [-0.5, 0.2, 0.5, 1.7], [0.6, 0.6, 0.6, 0.9], [2, 2, 3, 3], [0, 0, 1, 1]])
+    boxes = torch.tensor(
+        [[nan, 0, 1, 1], [0, 0, inf, 1], [-0.5, 0.2, 0.5, 1.7], [0.6, 0.6, 0.6, 0.9], [2, 2, 3, 3], [0, 0, 1, 1]]
+    )
     (sample,) = annotate(samples(1), detector=Boxes(boxes))
     assert torch.allclose(sample.layout.boxes, torch.tensor([[0, 0.2, 0.5, 1.0], [0, 0, 1, 1]]))
     assert sample.warnings == [

@@ -13,7 +13,7 @@ RUN = {"seed": 0, "source": {"shards": 3}}
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    with ShardWriter(folder, RUN | {"shards": 3}) as writer:
+    with ShardWriter(folder, RUN) as writer:
         write_shards(Shapes(length=11, height=32, width=32, difficulty="easy"), writer, iter, samples_per_shard=4)
     return folder
 

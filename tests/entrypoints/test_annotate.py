@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,14 @@ def command(
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def bomb(png: bytes, side: int) -> bytes:
+    """A PNG of a hundred bytes that says it is huge."""
+    data = bytearray(png)
+    data[16:24] = side.to_bytes(4) * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    return bytes(data)
 
 
 @pytest.fixture
@@ -84,7 +94,7 @@ def troubled(photos, picture) -> Path:
         "line\nbreak.png": picture("PNG"),
         "one/same.png": picture("PNG", seed=1),
         "two/same.png": picture("PNG", seed=2),
-        "bomb.png": picture("PNG", size=(8, 8)).replace((8).to_bytes(4) * 2, (60_000).to_bytes(4) * 2),
+        "bomb.png": bomb(picture("PNG", size=(1, 1)), side=60_000),
     }
     for name, data in trouble.items():
         (photos / name).parent.mkdir(exist_ok=True)
@@ -298,7 +308,9 @@ def drawn(tmp_path) -> list[str]:
 
 def test_two_processes_write_the_bytes_of_one(run, drawn, tmp_path):
     run(*drawn, f"output_dir={tmp_path / 'one'}")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     arguments = ["entrypoints/annotate.py", *drawn, f"output_dir={tmp_path / 'two'}"]
     done = subprocess.run([*launch, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
@@ -325,6 +337,6 @@ def test_a_killed_command_is_continued_by_the_same_command(run, drawn, tmp_path)
 def test_array_jobs_share_the_shards(run, drawn, tmp_path):
     run(*drawn, f"output_dir={tmp_path / 'one'}")
     jobs = ["-m", "hydra/launcher=submitit_local", "num_jobs=2", "job_index=0,1", f"output_dir={tmp_path / 'jobs'}"]
-    done = command(*drawn, *jobs)
+    done = command(*jobs, *drawn)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "jobs") == files(tmp_path / "one")

@@ -56,11 +56,11 @@ class Manifest:
         """One line per sample, for people and for ``grep``."""
         fields = asdict(self)
         samples = fields.pop("samples")
-        head = json.dumps(
-            {"tar": f"{self.number:05d}.tar", **fields, "counts": self.counts}, ensure_ascii=False, indent=1
-        )
+        head = {"tar": f"{self.number:05d}.tar", "counts": self.counts, **fields}
+        # sorted: a run read back from its record has its fields in another order
+        top = json.dumps(head, ensure_ascii=False, indent=1, sort_keys=True)
         lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in samples.items())
-        return f'{head[:-2]},\n "samples": {{\n{lines}\n }}\n}}\n'.encode("utf-8", errors="backslashreplace")
+        return f'{top[:-2]},\n "samples": {{\n{lines}\n }}\n}}\n'.encode("utf-8", errors="backslashreplace")
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
@@ -117,7 +117,7 @@ def verify(directory: str | Path) -> Iterator[Fault]:
     tars = {_number_of(x.name, "tar"): x for x in folder.glob("*.tar")}
     sheets = {_number_of(x.name, "json"): x for x in folder.glob("*.json")}
     run = _run(folder)
-    numbers = sorted((tars.keys() | sheets.keys() | set(range(run.get("shards", 0)))) - {-1})
+    numbers = sorted((tars.keys() | sheets.keys() | set(range(run.get("source", {}).get("shards", 0)))) - {-1})
     if not numbers:
         raise FileNotFoundError(f"no shards in {str(directory)!r}; entrypoints/annotate.py makes them")
     seen: dict[str, int] = {}
