@@ -3,10 +3,10 @@
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from scenewright.annotators.pipeline import Timings, annotate
 from scenewright.annotators.provenance import describe, package_versions
-from scenewright.datasets.shards import Counts, Manifest, ShardWriter, shard_numbers, stats, write_shards
+from scenewright.datasets.shards import Counts, ShardWriter, manifests, shard_numbers, stats, write_shards
 from scenewright.layout import Sample
 from scenewright.protocols import RangedDataset
 
@@ -39,7 +39,10 @@ class Annotating:
         """Write this process's shards, those that are not there yet."""
         cfg = self.cfg
         writer = ShardWriter(cfg.output_dir, self.record, cfg.images, cfg.allow_mixed, workers=cfg.workers)
-        with writer, self._progress(writer) as progress:
+        sizes = self._shard_sizes()
+        if cfg.retry_errors:
+            forget_failed(writer, self.rank, self.world_size)
+        with writer, self._progress(writer, sizes) as progress:
             counts = Counts()
 
             def on_sample(sample: Sample) -> None:
@@ -112,21 +115,19 @@ class Annotating:
             timings=self.timings,
         )
 
-    def _progress(self, writer: ShardWriter) -> "tqdm[Any]":
+    def _shard_sizes(self) -> dict[int, int]:
+        """How many images each shard of this process has; none where the dataset does not say its length."""
+        if self.length is None:
+            return {}
+        per_shard = self.cfg.samples_per_shard
+        numbers = shard_numbers(self.length, per_shard, self.rank, self.world_size)
+        return {n: min(per_shard, self.length - n * per_shard) for n in numbers}
+
+    def _progress(self, writer: ShardWriter, sizes: Mapping[int, int]) -> "tqdm[Any]":
         """A bar over this process's images, begun at those that are done."""
-        total, done = None, 0
-        if self.length is not None:
-            per_shard = self.cfg.samples_per_shard
-            sizes = {
-                n: min(per_shard, self.length - n * per_shard)
-                for n in shard_numbers(self.length, per_shard, self.rank, self.world_size)
-            }
-            if self.cfg.retry_errors:
-                forget_failed(writer, sizes)
-            total, done = sum(sizes.values()), sum(size for n, size in sizes.items() if writer.has(n))
         return tqdm(
-            total=total,
-            initial=done,
+            total=None if self.length is None else sum(sizes.values()),
+            initial=sum(size for n, size in sizes.items() if writer.has(n)),
             unit="image",
             disable=not self.process.is_main_process,
             dynamic_ncols=True,
@@ -135,13 +136,12 @@ class Annotating:
         )
 
 
-def forget_failed(writer: ShardWriter, numbers: Iterable[int]) -> None:
-    """Make the shards in which an image failed count as not done."""
-    for number in numbers:
-        if writer.has(number):
-            manifest = Manifest.from_json(Path(writer.directory, f"{number:05d}.json").read_bytes())
-            if manifest.counts["error"]:
-                writer.forget(number)
+def forget_failed(writer: ShardWriter, rank: int, world_size: int) -> None:
+    """Make this process's shards in which an image failed count as not done."""
+    with suppress(FileNotFoundError):  # nothing is done yet
+        for manifest in manifests(writer.directory):
+            if manifest.number % world_size == rank and manifest.counts["error"]:
+                writer.forget(manifest.number)
 
 
 def too_many(errors: int, images: int, max_errors: float | int) -> bool:

@@ -19,6 +19,9 @@ def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig]
     def guarded(cfg: DictConfig) -> None:
         try:
             main(cfg)
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues from here", file=sys.stderr)
+            sys.exit(130)
         except Exception as error:
             cause = _users(error)
             if cause is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
