@@ -16,12 +16,6 @@ from scenewright.datasets.shards.ledger import Manifest, differences, identity, 
 from scenewright.datasets.shards.record import encode
 from scenewright.layout import Sample
 
-#: Samples that go from thread to thread together: alone, going takes as long as being written.
-_AT_ONCE = 4
-
-#: As many such groups may wait to be written.
-_PENDING = 8
-
 
 class ShardWriter:
     """Writes numbered shards into a folder, behind the one who makes the samples.
@@ -83,19 +77,15 @@ class ShardWriter:
             OSError: the disk refuses; what was whole before stays.
         """
         shard = _OpenShard(self.directory, number, self.run)
-        keys: set[str] = set()
-        group: list[Sample] = []
+        statuses: dict[str, str] = {}
         for sample in samples:
-            if sample.key in keys:
+            if sample.key in statuses:
                 raise ValueError(f"the dataset gives the key {sample.key!r} twice")
-            keys.add(sample.key)
-            group.append(sample)
-            if len(group) == _AT_ONCE:
-                self._hand_over(shard, group)
-                group = []
+            statuses[sample.key] = sample.status
+            members = None if sample.error else self._encoders.submit(encode, sample, self.images == "copy")
+            self._behind(self._add, shard, sample.key, sample.status, len(sample.warnings), members)
             if on_sample is not None:
                 on_sample(sample)
-        self._hand_over(shard, group)
         self._behind(self._finish, shard)
 
     def close(self) -> None:
@@ -120,17 +110,14 @@ class ShardWriter:
     def _behind(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have the pen do something, after what it was told before; wait when it lags far behind."""
         self._pending.append(self._pen.submit(function, *arguments))
-        while len(self._pending) > _PENDING or (self._pending and self._pending[0].done()):
+        while len(self._pending) > 32 or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
 
-    def _hand_over(self, shard: "_OpenShard", samples: list[Sample]) -> None:
-        encoded = self._encoders.submit(_encode, samples, self.images == "copy")
-        self._behind(self._add, shard, samples, encoded)
-
-    def _add(self, shard: "_OpenShard", samples: list[Sample], encoded: Future[list[dict[str, bytes]]]) -> None:
+    def _add(
+        self, shard: "_OpenShard", key: str, status: str, warnings: int, members: Future[dict[str, bytes]] | None
+    ) -> None:
         self._open = shard
-        for sample, members in zip(samples, encoded.result(), strict=True):
-            shard.add(sample.key, sample.status, len(sample.warnings), members)
+        shard.add(key, status, warnings, members.result() if members is not None else {})
 
     def _finish(self, shard: "_OpenShard") -> None:
         shard.finish()
@@ -160,10 +147,6 @@ class ShardWriter:
                 f"{self.directory} was begun with other settings:\n  {shown}\n"
                 "continue with those, choose another output_dir, or say allow_mixed=true"
             )
-
-
-def _encode(samples: list[Sample], with_image: bool) -> list[dict[str, bytes]]:
-    return [{} if sample.error else encode(sample, with_image) for sample in samples]
 
 
 class _OpenShard:
