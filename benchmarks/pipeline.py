@@ -135,7 +135,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
-    count, repeats = (2, 1) if arguments.smoke else (32, 3)
+    count, repeats = (1, 1) if arguments.smoke else (32, 3)
     if arguments.only != "networks":
         compare("embedded", embedded(), count, side=512, batch_size=8, repeats=repeats)
     if arguments.only != "embedded":
