@@ -11,19 +11,35 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from scenewright.annotators.pipeline import annotate
-from scenewright.datasets.shapes import Shapes
 from scenewright.datasets.shards import Manifest, ShardWriter, write_shards, writer
 from scenewright.datasets.shards.ledger import _sha256
+from scenewright.layout import Sample
 
-DATASET = Shapes(length=7, height=32, width=32, difficulty="easy")
+
+class Noise:
+    """Seven small pictures, quick to make."""
+
+    fingerprint = ""
+
+    def __len__(self) -> int:
+        return 7
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.read(0, 7)
+
+    def read(self, start: int, stop: int) -> Iterator[Sample]:
+        for i in range(start, stop):
+            pixels = np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+            yield Sample.from_image(str(i), torch.from_numpy(pixels), caption=f"noise {i}")
 
 
 def run(folder: Path, delay: float = 0.0) -> None:
@@ -33,7 +49,7 @@ def run(folder: Path, delay: float = 0.0) -> None:
             yield sample
 
     with ShardWriter(folder, {"seed": 0}) as shards:
-        write_shards(DATASET, shards, slowly, samples_per_shard=3)
+        write_shards(Noise(), shards, slowly, samples_per_shard=3)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -100,6 +116,9 @@ def main(root: Path, mode: str) -> None:
     torch.set_num_threads(1)
     assert ended(child(partial(run, root / "whole"))) == 0
     whole = files(root / "whole")
+    start = time.perf_counter()
+    assert ended(child(partial(run, root / "slow", delay=0.02))) == 0
+    duration = time.perf_counter() - start
     chance = random.Random(0)
     kills = 0
     for attempt in range(1000):
@@ -107,8 +126,8 @@ def main(root: Path, mode: str) -> None:
         if mode == "changes":
             code = ended(child(partial(dying_run, attempt, folder)))
         else:
-            process = child(partial(run, folder, delay=0.01))
-            time.sleep(chance.uniform(0, 0.25))
+            process = child(partial(run, folder, delay=0.02))
+            time.sleep(chance.uniform(0, duration))
             os.kill(process, signal.SIGKILL)
             code = ended(process)
         assert code in (0, -signal.SIGKILL), code
