@@ -1,5 +1,6 @@
 """Writing shards so that a kill at any moment leaves only whole ones."""
 
+import errno
 import json
 import os
 import socket
@@ -92,7 +93,7 @@ class ShardWriter:
         """Wait until all is written."""
         try:
             while self._pending:
-                self._pending.popleft().result()
+                self._wait()
         finally:
             self._abandon()
 
@@ -111,7 +112,17 @@ class ShardWriter:
         """Have the pen do something, after what it was told before; wait when it lags far behind."""
         self._pending.append(self._pen.submit(function, *arguments))
         while len(self._pending) > 32 or (self._pending and self._pending[0].done()):
+            self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the oldest thing that the pen was told."""
+        try:
             self._pending.popleft().result()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            what = "no space left on device; whole shards stay, and the same command continues"
+            raise OSError(errno.ENOSPC, what, str(self.directory)) from error
 
     def _add(
         self, shard: "_OpenShard", key: str, status: str, warnings: int, members: Future[dict[str, bytes]] | None
