@@ -31,11 +31,16 @@ SHAPES = (
 _GRID = 40  # pixels of a drawing's side
 _SIDE = 13.0  # side of the square that has a drawing's area: a bar of 1 to 6 still fits
 _STEP = 7.5  # degrees between two drawings
-_SHARP = 4  # drawings are made this much larger, then averaged down
+_CANVAS = 160  # drawings are made this large, then turned and averaged down
 _CUT_GRID, _CUT_SIDE = 20, 6.6  # the same for partial drawings, of which there are many
 _CUT_SHARES, _CUT_WAYS = (0.15, 0.3, 0.48), 10  # how much is cut off, from how many directions
 _WHOLE = 0.92  # overlap from which on a mask is taken for a whole shape; 95 % of whole ones reach 0.91
 _CUT_PENALTY = 0.03  # a partial drawing fits too much; best of 0, 0.01, 0.02, 0.03 and 0.05 on drawn scenes
+_AXES = 32  # main axes along which the best drawings are found before they are compared by pixels
+_EXAMPLES = 200  # drawings that the axes are fitted to
+_CANDIDATES = 64
+
+_MOMENTS = np.stack([np.ones(_GRID**2), *np.indices((_GRID, _GRID))[::-1].reshape(2, -1)], 1).astype(np.float32)
 
 Outline = Float[ndarray, "_k 2"]
 
@@ -60,19 +65,27 @@ def read_shape(mask: Bool[ndarray, "h w"], sure: float = 0.82, lead: float = 0.0
 
 @dataclass(frozen=True, eq=False)
 class _Bank:
-    """Drawings, flat; the shape of each; and its square sum."""
+    """Drawings, flat; the shape of each; its square sum; and where it lies on the main axes of all."""
 
     drawings: Float[ndarray, "n pixels"]
     owners: Integer[ndarray, " n"]
     squares: Float[ndarray, " n"]
+    axes: Float[ndarray, "pixels axes"]
+    places: Float[ndarray, "n axes"]
 
 
 def _best(mask: Bool[ndarray, "h w"], bank: _Bank, grid: int, side: float) -> Float[ndarray, " 12"]:
-    """The best overlap with the drawings of each shape, in the order of ``SHAPES``."""
+    """The best overlap with the drawings of each shape, in the order of ``SHAPES``; 0 for shapes far behind."""
     query = _normal(mask.astype(np.float32), grid, side)
-    dot = bank.drawings @ query
+    square = float(query @ query)
+
+    def overlap(dot: Float[ndarray, " k"], squares: Float[ndarray, " k"]) -> Float[ndarray, " k"]:
+        return dot / (squares + square - dot)
+
+    rough = overlap(bank.places @ (query @ bank.axes), bank.squares)
+    near = np.argpartition(-rough, _CANDIDATES)[:_CANDIDATES]
     best = np.zeros(len(SHAPES), np.float32)
-    np.maximum.at(best, bank.owners, dot / (bank.squares + float(query @ query) - dot))
+    np.maximum.at(best, bank.owners[near], overlap(bank.drawings[near] @ query, bank.squares[near]))
     return best
 
 
@@ -82,7 +95,7 @@ def _normal(soft: Float[ndarray, "h w"], grid: int, side: float) -> Float[ndarra
     rows, columns = soft.sum(1), soft.sum(0)
     x, y = float(columns @ np.arange(len(columns))) / area, float(rows @ np.arange(len(rows))) / area
     scale = side / np.sqrt(area)
-    if scale < 0.7:  # else pixels would be skipped
+    if scale < 0.7:  # else pixels would be skipped; ``_cut`` does the same
         soft = cv2.GaussianBlur(np.pad(soft, 2), (0, 0), 0.35 / scale)[2:-2, 2:-2]
     middle = (grid - 1) / 2
     matrix = np.array([[scale, 0, middle - scale * x], [0, scale, middle - scale * y]])
@@ -94,10 +107,10 @@ def _bank() -> _Bank:
     """Every shape at every turn and in each proportion."""
     drawings, owners = [], []
     for name, turn, outlines in _proportions():
-        for degrees in np.arange(0, turn, _STEP) if turn else [0.0]:
-            drawings.append(_draw(outlines, float(degrees)))
-            owners.append(SHAPES.index(name))
-    return _pack(drawings, owners)
+        turns = np.arange(0, turn, _STEP).tolist() if turn else [0.0]
+        drawings += _draw(outlines, turns)
+        owners += [SHAPES.index(name)] * len(turns)
+    return _pack(np.stack(drawings), np.array(owners))
 
 
 @lru_cache(maxsize=1)
@@ -108,41 +121,57 @@ def _partial_bank() -> _Bank:
     y, x = np.indices((_GRID, _GRID)).reshape(2, -1)
     depths = np.outer(np.cos(angles), x) + np.outer(np.sin(angles), y)  # (ways, pixels)
     order = np.argsort(depths, axis=1, kind="stable")
-    drawings, owners = [], []
-    for drawing, owner in zip(whole.drawings[::2], whole.owners[::2].tolist(), strict=True):
-        hidden = np.cumsum(drawing[order], axis=1) / drawing.sum()
-        for way in range(_CUT_WAYS):
-            for share in _CUT_SHARES:
-                rest = np.zeros_like(drawing)
-                kept = order[way, np.searchsorted(hidden[way], share) :]
-                rest[kept] = drawing[kept]
-                drawings.append(_normal(rest.reshape(_GRID, _GRID), _CUT_GRID, _CUT_SIDE))
-                owners.append(owner)
-    return _pack(drawings, owners)
+    rank = np.argsort(order, axis=1)
+    drawings = np.concatenate([_cut(drawing, order, rank) for drawing in whole.drawings[::2]])
+    return _pack(drawings, np.repeat(whole.owners[::2], _CUT_WAYS * len(_CUT_SHARES)))
 
 
-def _pack(drawings: list[ndarray], owners: list[int]) -> _Bank:
-    stack = np.stack(drawings)
-    return _Bank(stack, np.array(owners), (stack**2).sum(1))
+def _cut(
+    drawing: Float[ndarray, " pixels"], order: Integer[ndarray, "ways pixels"], rank: Integer[ndarray, "ways pixels"]
+) -> Float[ndarray, "cuts smaller"]:
+    """What is left of a drawing when each of the shares is cut off from each direction, at the common area."""
+    hidden = np.cumsum(drawing[order], axis=1)  # (ways, pixels)
+    first = np.stack([np.searchsorted(row, np.array(_CUT_SHARES, np.float32) * row[-1]) for row in hidden], 1)
+    rest = np.where(rank >= first[..., None], drawing, np.float32(0))  # (shares, ways, pixels)
+    area, x_sum, y_sum = np.moveaxis(rest @ _MOMENTS, -1, 0)[..., None]  # each (shares, ways, 1)
+    scale = np.sqrt(area) / _CUT_SIDE
+    # all directions in one picture, one below the other and far enough apart
+    slot = _GRID + 16
+    v, u = np.indices((_CUT_GRID, _CUT_GRID), np.float32).reshape(2, -1) - (_CUT_GRID - 1) / 2
+    across, down = u * scale + x_sum / area, v * scale + y_sum / area
+    down += slot * np.arange(_CUT_WAYS, dtype=np.float32)[:, None]
+    cuts = []
+    for index in range(len(_CUT_SHARES)):
+        stack = np.zeros((_CUT_WAYS, slot, _GRID), np.float32)
+        stack[:, :_GRID] = rest[index].reshape(-1, _GRID, _GRID)
+        soft = cv2.GaussianBlur(stack.reshape(-1, _GRID), (5, 5), 0.35 * float(scale[index].mean()))
+        cuts.append(cv2.remap(soft, across[index], down[index], cv2.INTER_LINEAR))
+    return np.concatenate(cuts)
 
 
-def _draw(outlines: list[Outline], degrees: float) -> Float[ndarray, " pixels"]:
-    """Outlines (the second cuts a hole) around their centroid, at the common area, averaged down from a canvas."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    turned = [np.asarray(o, np.float64) @ np.array([[c, s], [-s, c]]) for o in outlines]
-    side = _GRID * _SHARP
+def _pack(drawings: Float[ndarray, "n pixels"], owners: Integer[ndarray, " n"]) -> _Bank:
+    few = drawings[:: 1 + len(drawings) // _EXAMPLES]
+    axes = np.ascontiguousarray(np.linalg.svd(few, full_matrices=False)[2][:_AXES].T)
+    return _Bank(drawings, owners, (drawings**2).sum(1), axes, drawings @ axes)
 
-    def fill(scale: float, shift: Float[ndarray, " 2"]) -> ndarray:
-        canvas = np.zeros((side, side), np.uint8)
-        points = [np.round((o - shift) * scale * 16 + (side - 1) * 8).astype(np.int32) for o in turned]
-        cv2.fillPoly(canvas, points, 1, shift=4)
-        return canvas
 
-    trial = side / 4 / max(np.abs(o).max() for o in turned)
-    y, x = np.nonzero(fill(trial, np.zeros(2)))
-    shift = (np.array([x.mean(), y.mean()]) - (side - 1) / 2) / trial
-    final = fill(trial * _SIDE * _SHARP / np.sqrt(len(x)), shift)
-    return cv2.resize(final.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA).reshape(-1)
+def _draw(outlines: list[Outline], turns: list[float]) -> list[Float[ndarray, " pixels"]]:
+    """Outlines (the second cuts a hole) around their centroid, at the common area, at each turn in degrees."""
+    middle = (_CANVAS - 1) / 2
+    fit = middle / 1.5 / max(np.abs(o).max() for o in outlines)
+    canvas = np.zeros((_CANVAS, _CANVAS), np.uint8)
+    cv2.fillPoly(canvas, [np.round((o * fit + middle) * 16).astype(np.int32) for o in outlines], 255, shift=4)
+    y, x = np.nonzero(canvas)
+    scale = _SIDE * _CANVAS / _GRID / np.sqrt(len(x))
+    centre = float(x.mean()), float(y.mean())
+    drawings = []
+    for degrees in turns:
+        matrix = cv2.getRotationMatrix2D(centre, -degrees, scale)
+        matrix[:, 2] += middle - np.array(centre)
+        turned = cv2.warpAffine(canvas, matrix, (_CANVAS, _CANVAS), flags=cv2.INTER_LINEAR)
+        small = cv2.resize(turned, (_GRID, _GRID), interpolation=cv2.INTER_AREA)
+        drawings.append((small / np.float32(255)).reshape(-1))
+    return drawings
 
 
 def _proportions() -> list[tuple[str, float, list[Outline]]]:
