@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import XKCD_COLORS
 
 from scenewright.annotators.appearance import Appearance, describe, words
 from scenewright.annotators.appearance.colours import TERMS, terms
 from scenewright.annotators.appearance.scene import describe_scene
 from scenewright.annotators.appearance.silhouettes import SHAPES, read_shape
+from scenewright.annotators.appearance.survey import SURVEY
 from scenewright.annotators.captioners.appearance import AppearanceCaptioner
 from scenewright.annotators.taggers.appearance import AppearanceTagger
 from scenewright.layout import Layout, RunLengths
@@ -121,6 +123,14 @@ def plain(colour: tuple[int, int, int], height: int = 60, width: int = 80) -> np
 )
 def test_a_colour_gets_the_term_that_people_use(rgb, term):
     assert TERMS[terms(np.array([rgb], np.uint8))[0]] == term
+
+
+def test_the_survey_is_the_one_that_matplotlib_ships():
+    shipped = {term: [] for term in TERMS}
+    for name, code in XKCD_COLORS.items():
+        last = name.split(":")[-1].split()[-1].replace("gray", "grey")
+        shipped.get(last, []).append(code.removeprefix("#"))
+    assert {term: codes.split() for term, codes in SURVEY.items()} == shipped
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,7 +1,7 @@
 """Colour terms: what people call a colour, and how one says that it is dark or pale.
 
 The eleven basic colour terms are those of Berlin & Kay 1969, "Basic Color Terms". Which colours each term covers is
-read off the XKCD colour survey (Munroe 2010, 222 500 people, public domain, shipped with matplotlib): of its 954
+read off the XKCD colour survey (Munroe 2010, 222 500 people, public domain): of its 954
 named colours those count whose last word is a basic term ("brick red", "very dark blue"); a colour gets the term of
 its neighbours in CIELAB. The survey names few greys and only two blacks and whites, so what has next to no chroma
 goes by lightness alone. Learning the terms' ranges from names in use instead of fixing eleven centres follows van de
@@ -17,10 +17,13 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from numpy import ndarray
 
+from scenewright.annotators.appearance.survey import SURVEY
+
 TERMS = ("black", "grey", "white", "red", "orange", "brown", "yellow", "green", "blue", "purple", "pink")
 _BLACK, _GREY, _WHITE, _BROWN = 0, 1, 2, 5
 _BITS = 5  # of each channel in the table: 32 768 colours, 3 ΔE apart in the middle of the range
 _NEIGHBOURS = 7
+_EXACT_TREE = 4  # FLANN's FLANN_INDEX_KDTREE_SINGLE: one tree, searched in full
 
 
 def to_lab(pixels: UInt8[ndarray, "*shape 3"]) -> Float[ndarray, "*shape 3"]:
@@ -55,16 +58,13 @@ def tone(lab: Float[ndarray, " 3"], term: str) -> str:
 @lru_cache(maxsize=1)
 def _table() -> UInt8[ndarray, " colours"]:
     """The term of every colour of ``_BITS`` bits per channel."""
-    from scipy.spatial import KDTree  # both are only needed once, and slow to import
-
     levels = ((np.arange(2**_BITS) + 0.5) * 2 ** (8 - _BITS)).astype(np.uint8)
     lab = to_lab(np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3))
     names, owners = _survey()
-    distance, nearest = KDTree(names).query(lab, k=_NEIGHBOURS)
-    distance, nearest = np.asarray(distance), np.asarray(nearest)
-    votes = np.zeros((len(lab), len(TERMS)))
-    for rank in range(_NEIGHBOURS):
-        np.add.at(votes, (np.arange(len(lab)), owners[nearest[:, rank]]), 1 / (distance[:, rank] ** 2 + 9))
+    tree = cv2.flann.Index(names, {"algorithm": _EXACT_TREE})
+    nearest, distance = tree.knnSearch(lab, _NEIGHBOURS, params={"checks": -1})  # squared
+    ballots = np.arange(len(lab))[:, None] * len(TERMS) + owners[nearest]
+    votes = np.bincount(ballots.ravel(), (1 / (distance + 9)).ravel(), len(lab) * len(TERMS)).reshape(len(lab), -1)
     lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
     votes[lightness > 78, _BROWN] = 0  # what is that light is cream, and goes to yellow, orange or pink
     winner = votes.argmax(1)
@@ -78,9 +78,7 @@ def _table() -> UInt8[ndarray, " colours"]:
 
 def _survey() -> tuple[Float[ndarray, "n 3"], Integer[ndarray, " n"]]:
     """The survey's colours that end in a basic term: their CIELAB and the term's index."""
-    from matplotlib.colors import XKCD_COLORS, to_rgb
-
-    last = {name: name.split(":")[-1].split()[-1].replace("gray", "grey") for name in XKCD_COLORS}
-    known = [name for name in XKCD_COLORS if last[name] in TERMS]
-    rgb = np.array([to_rgb(XKCD_COLORS[name]) for name in known])
-    return to_lab((rgb * 255).round().astype(np.uint8)), np.array([TERMS.index(last[name]) for name in known])
+    rows = [(int(code, 16), TERMS.index(term)) for term, codes in SURVEY.items() for code in codes.split()]
+    values, owners = np.array(rows).T
+    rgb = np.stack([values >> 16, values >> 8 & 255, values & 255], 1).astype(np.uint8)
+    return to_lab(rgb), owners
