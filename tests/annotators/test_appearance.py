@@ -230,6 +230,23 @@ def test_size_and_place_have_words(box, size, place):
     assert (words.size_word(box), words.place(box)) == (size, place)
 
 
+@pytest.mark.parametrize(
+    ("colours", "tones", "pattern", "phrase"),
+    [
+        ([], [], "plain", "star"),
+        (["orange"], [""], "plain", "orange star"),
+        (["red", "white"], ["bright", ""], "striped", "bright red star with white stripes"),
+        (["blue", "orange"], ["", ""], "checkered", "blue star with an orange checker pattern"),
+        (["orange", "blue"], ["", "dark"], "checkered", "orange star with a dark blue checker pattern"),
+        (["red", "pink"], ["", ""], "gradient", "red star fading to pink"),
+        (["red", "brown"], ["dark", ""], "plain", "dark red and brown star"),
+        (["green"], ["pale"], "dotted", "dotted pale green star"),
+    ],
+)
+def test_colours_and_pattern_read_as_english(colours, tones, pattern, phrase):
+    assert words.colour_phrase(colours, tones, pattern, "star") == phrase
+
+
 def test_the_plugins_stand_behind_their_doors():
     assert isinstance(AppearanceTagger(), Tagger) and isinstance(AppearanceCaptioner(), Captioner)
 

@@ -17,8 +17,8 @@ __all__ = ["Appearance", "describe"]
 
 _SIDE = 128  # longest side at which a region is looked at
 _LEAST_CORE = 12  # pixels
-_SURE_SMOOTH = 0.88
-_SURE_NATURAL = 0.93  # overlap that a natural surface needs: in photographs a blob is seldom a heart
+_SURE_SMOOTH = 0.93
+_SURE_NATURAL = 0.95  # overlap that a natural surface needs: in photographs a blob is seldom a heart
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,7 @@ def _shape(mask: Bool[ndarray, "h w"], inside: Bool[ndarray, "h w"], pattern: Pa
     """The shape, asked for more strictly where the surface does not look drawn."""
     if pattern.noise < FLAT or (inside.sum() <= SMALL and pattern.name != "plain"):
         return read_shape(mask)
-    if pattern.noise < DRAWN:
-        return read_shape(mask, sure=_SURE_SMOOTH)
-    return read_shape(mask, sure=_SURE_NATURAL, partial=False)
+    return read_shape(mask, sure=_SURE_SMOOTH if pattern.noise < DRAWN else _SURE_NATURAL, partial=False)
 
 
 def _shares(pixels: UInt8[ndarray, "h w 3"], inside: Bool[ndarray, "h w"], pattern: Pattern) -> list[float]:

@@ -63,7 +63,7 @@ def _table() -> UInt8[ndarray, " colours"]:
     names, owners = _survey()
     tree = cv2.flann.Index(names, {"algorithm": _EXACT_TREE})
     nearest, distance = tree.knnSearch(lab, _NEIGHBOURS, params={"checks": -1})  # squared
-    ballots = np.arange(len(lab))[:, None] * len(TERMS) + owners[nearest]
+    ballots = np.arange(len(lab))[:, None] * len(TERMS) + owners[np.asarray(nearest, np.int64)]
     votes = np.bincount(ballots.ravel(), (1 / (distance + 9)).ravel(), len(lab) * len(TERMS)).reshape(len(lab), -1)
     lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
     votes[lightness > 78, _BROWN] = 0  # what is that light is cream, and goes to yellow, orange or pink

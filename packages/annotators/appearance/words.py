@@ -19,7 +19,7 @@ PLACES = (
 _PATTERNS = {
     "striped": "with {} stripes",
     "dotted": "with {} dots",
-    "checkered": "with a {} checker pattern",
+    "checkered": "with {} checker pattern",
     "gradient": "fading to {}",
 }
 _GENERIC = {"", "region", "object", "thing", "image", "patch", "area"}
@@ -57,7 +57,8 @@ def colour_phrase(colours: Sequence[str], tones: Sequence[str], pattern: str, na
     """ "bright red star with white stripes", "brown and white region", "region" for no colour at all."""
     named = [" ".join(filter(None, pair)) for pair in zip(tones, colours, strict=True)]
     if pattern in _PATTERNS and len(colours) > 1:
-        return f"{named[0]} {name} {_PATTERNS[pattern].format(named[1])}"
+        other = with_article(named[1]) if pattern == "checkered" else named[1]
+        return f"{named[0]} {name} {_PATTERNS[pattern].format(other)}"
     words = " and ".join([*named[:1], *colours[1:]])
     if pattern in ("striped", "dotted", "checkered"):  # in two shades of one colour
         words = f"{pattern} {words}"
