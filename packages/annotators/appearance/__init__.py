@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 from scenewright.annotators.appearance.colours import TERMS, terms, to_lab, tone
-from scenewright.annotators.appearance.patterns import DRAWN, FLAT, SMALL, Pattern, read_pattern
+from scenewright.annotators.appearance.patterns import DRAWN, FLAT, SMALL, Pattern, median, read_pattern
 from scenewright.annotators.appearance.silhouettes import read_shape
 
 __all__ = ["Appearance", "describe"]
@@ -65,7 +65,7 @@ def describe(pixels: UInt8[ndarray, "h w 3"], mask: Bool[ndarray, "h w"]) -> App
     colours: dict[str, tuple[float, str]] = {}
     for share, part in sorted(zip(shares, pattern.parts, strict=True), key=lambda pair: -pair[0]):
         name = _term(pixels[part], pattern.name)
-        known = colours.get(name, (0.0, tone(np.median(lab[part], axis=0), name)))
+        known = colours.get(name, (0.0, tone(median(lab[part]), name)))
         colours[name] = (known[0] + share, known[1])
     return Appearance(
         colours=tuple((name, round(share, 3)) for name, (share, _) in colours.items()),
@@ -116,7 +116,8 @@ def _core(lab: Float[ndarray, "h w 3"], mask: Bool[ndarray, "h w"]) -> Bool[ndar
     if shell.sum() < _LEAST_CORE or deep.sum() < _LEAST_CORE:
         return core
     # an outline has one colour nearly all around, and that colour is rarer further in
-    near = np.linalg.norm(lab - _mode(lab[shell]), axis=-1) < 20
+    away = lab - _mode(lab[shell])
+    near = (away * away).sum(-1) < 20**2
     if near[shell].mean() < 0.5 or near[deep].mean() > 0.2:
         return core
     line = cv2.dilate((near & core & ~deep).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
@@ -127,11 +128,11 @@ def _mode(values: Float[ndarray, "n 3"]) -> Float[ndarray, " 3"]:
     """The most common colour: the median of the fullest cell of a coarse grid in CIELAB."""
     cells = np.floor(values / 25).astype(np.int64) @ np.array([1, 64, 4096])
     found, member, counts = np.unique(cells, return_inverse=True, return_counts=True)
-    return np.median(values[member == counts.argmax()], axis=0)
+    return median(values[member == counts.argmax()])
 
 
 def _term(pixels: UInt8[ndarray, "n 3"], pattern: str) -> str:
     """The term that most of these pixels have; at the end of a gradient, of the colour in their middle."""
     if pattern == "gradient":
-        pixels = np.median(pixels, axis=0, keepdims=True).astype(np.uint8)
+        pixels = median(pixels)[None]
     return TERMS[int(np.bincount(terms(pixels), minlength=len(TERMS)).argmax())]

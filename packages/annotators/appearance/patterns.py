@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from numpy import ndarray
 
 PATTERNS = ("plain", "striped", "dotted", "checkered", "gradient")
@@ -63,7 +63,7 @@ def read_pattern(
         return Pattern("gradient", ends, _noise(lab, ends))
     high = inside & (field > threshold)
     low = inside & ~high
-    step = float(np.linalg.norm(np.median(lab[high], axis=0) - np.median(lab[low], axis=0)))
+    step = float(np.linalg.norm(median(lab[high]) - median(lab[low])))
     parts = (low, high) if low.sum() >= high.sum() else (high, low)
     noise = _noise(lab, parts)
     if step < 12 or bimodality < 0.72 or parts[1].sum() < 0.08 * inside.sum():
@@ -76,14 +76,26 @@ def read_pattern(
 
 def _noise(lab: Float[ndarray, "h w 3"], parts: tuple[Bool[ndarray, "h w"], ...]) -> float:
     """The larger parts' usual distance from their median colour."""
-    return max(float(np.median(np.linalg.norm(lab[p] - np.median(lab[p], axis=0), axis=-1))) for p in parts)
+    worst = 0.0
+    for part in parts:
+        values = lab[part]
+        away = values - median(values)
+        worst = max(worst, float(median((away * away).sum(1, keepdims=True))[0]))
+    return float(np.sqrt(worst))
+
+
+def median(values: Shaped[ndarray, "n k"]) -> Shaped[ndarray, " k"]:
+    """The upper median of each column: what ``np.median`` takes several times as long for."""
+    half = len(values) // 2
+    return np.partition(values, half, axis=0)[half]
 
 
 def _principal(lab: Float[ndarray, "h w 3"], inside: Bool[ndarray, "h w"]) -> tuple[Float[ndarray, "h w"], float]:
     """Each pixel's place along the main axis of colour, and the standard deviation there."""
     values = lab[inside]
     centre = values.mean(0)
-    variances, axes = np.linalg.eigh(np.cov((values - centre).T.astype(np.float64)))
+    away = (values - centre).astype(np.float64)
+    variances, axes = np.linalg.eigh(away.T @ away / max(len(away) - 1, 1))
     axis = axes[:, -1] * (1 if axes[np.abs(axes[:, -1]).argmax(), -1] > 0 else -1)
     return ((lab - centre) @ axis).astype(np.float32), float(np.sqrt(max(variances[-1], 0)))
 
