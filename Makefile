@@ -10,6 +10,7 @@ demo: install    ## annotate real photographs and drawn scenes, and make a repor
 	@echo "== collecting photographs that scikit-image and scikit-learn bring along"
 	$(RUN) entrypoints/demo_photos.py demo/photos
 	@echo "== annotating them, and drawn scenes, without any weights"
+	rm -rf demo/shards
 	$(RUN) entrypoints/annotate.py experiment=demo output_dir=demo/shards
 	@echo "== writing the report"
 	$(RUN) entrypoints/report.py shards=demo/shards output=demo/report.html title='scenewright demo'

@@ -2,8 +2,10 @@
 
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from itertools import islice
@@ -18,7 +20,7 @@ from scenewright.annotators.pipeline import Timings, annotate
 from scenewright.annotators.provenance import describe, package_versions
 from scenewright.datasets.shards import Counts, ShardWriter, manifests, shard_numbers, stats, write_shards
 from scenewright.layout import Sample
-from scenewright.protocols import RangedDataset
+from scenewright.protocols import Dataset, RangedDataset
 
 
 class Annotating:
@@ -35,10 +37,16 @@ class Annotating:
         self.rank = cfg.job_index * self.process.num_processes + self.process.process_index
         self.world_size = cfg.num_jobs * self.process.num_processes
 
-    def write(self) -> None:
-        """Write this process's shards, those that are not there yet."""
+    def write(self, redo: Iterable[int] = ()) -> None:
+        """Write this process's shards, those that are not there yet.
+
+        Args:
+            redo: shards that count as not there.
+        """
         cfg = self.cfg
         writer = ShardWriter(cfg.output_dir, self.record, cfg.images, cfg.allow_mixed, workers=cfg.workers)
+        for number in redo:
+            writer.forget(number)
         sizes = self._shard_sizes()
         if cfg.retry_errors:
             forget_failed(writer, self.rank, self.world_size)
@@ -63,16 +71,17 @@ class Annotating:
     def conclude(self) -> None:
         """Say how it ended, once for all processes; exit with 1 where too many images failed."""
         self.process.wait_for_everyone()
-        found = stats(self.cfg.output_dir)
-        if self.process.is_main_process:
-            for reason, times in list(found["reasons"].items())[:10]:
-                print(f"  {times} × {reason}")
-            print(
-                f"{found['images']} images: {found['ok']} ok, {found['empty']} empty, {found['error']} failed · "
-                f"{found['shards']} shards, {found['bytes'] / 1e6:.1f} MB in {self.cfg.output_dir}"
-            )
         self.process.end_training()
-        if self.process.is_main_process and too_many(found["error"], found["images"], self.cfg.max_errors):
+        if not self.process.is_main_process:
+            return
+        found = stats(self.cfg.output_dir)
+        for reason, times in list(found["reasons"].items())[:10]:
+            print(f"  {times} × {reason}")
+        print(
+            f"{found['images']} images: {found['ok']} ok, {found['empty']} empty, {found['error']} failed · "
+            f"{found['shards']} shards, {found['bytes'] / 1e6:.1f} MB in {self.cfg.output_dir}"
+        )
+        if too_many(found["error"], found["images"], self.cfg.max_errors):
             print(f"more images failed than max_errors={self.cfg.max_errors} allows", file=sys.stderr)
             sys.exit(1)
 
@@ -80,12 +89,15 @@ class Annotating:
         """Annotate a few images into a folder that is thrown away, and print what all would take."""
         if not self.process.is_main_process:
             return
-        samples = list(islice(self.dataset, images))
+        start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             with ShardWriter(folder, images=self.cfg.images, workers=self.cfg.workers) as writer:
-                write_shards(samples, writer, self._annotate, samples_per_shard=max(images, 1))
+                write_shards(_First(self.dataset, images), writer, self._annotate, samples_per_shard=images)
+            seconds = time.perf_counter() - start
+            if not self.timings.images:
+                raise ValueError("the dataset is empty: nothing to measure")
             size = stats(folder)["bytes"]
-        print_estimate(self.timings, size, self.length, self.world_size)
+        print_estimate(self.timings, seconds, size, self.length, self.world_size)
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
@@ -139,9 +151,9 @@ class Annotating:
 def forget_failed(writer: ShardWriter, rank: int, world_size: int) -> None:
     """Make this process's shards in which an image failed count as not done."""
     with suppress(FileNotFoundError):  # nothing is done yet
-        for manifest in manifests(writer.directory):
-            if manifest.number % world_size == rank and manifest.counts["error"]:
-                writer.forget(manifest.number)
+        found = manifests(writer.directory)
+        for number in [m.number for m in found if m.counts["error"] and m.number % world_size == rank]:
+            writer.forget(number)
 
 
 def too_many(errors: int, images: int, max_errors: float | int) -> bool:
@@ -149,19 +161,26 @@ def too_many(errors: int, images: int, max_errors: float | int) -> bool:
     return errors > (max_errors * images if max_errors < 1 else max_errors)
 
 
-def print_estimate(timings: Timings, size: int, length: int | None, processes: int) -> None:
+@dataclass(frozen=True)
+class _First:
+    """The first samples of a dataset."""
+
+    dataset: Dataset
+    count: int
+
+    def __iter__(self) -> Iterator[Sample]:
+        return islice(self.dataset, self.count)
+
+
+def print_estimate(timings: Timings, seconds: float, size: int, length: int | None, processes: int) -> None:
     """Print the speed of each stage, and what the whole source would take."""
-    if not timings.images:
-        raise ValueError("the dataset is empty: nothing to measure")
-    total = sum(timings.seconds.values())
-    print(f"measured on {timings.images} images, the first batches and model loading included")
-    for stage, seconds in {**timings.seconds, "all": total}.items():
-        rate = timings.images / seconds if seconds else float("inf")
-        print(
-            f"  {stage:<10} {seconds / timings.images * 1e3:9.1f} ms/image {rate:9.1f} images/s {seconds / total:6.0%}"
-        )
+    images = timings.images
+    print(f"measured on {images} images, the first batches and model loading included")
+    for stage, spent in {**timings.seconds, "all": seconds}.items():
+        rate = images / spent if spent else float("inf")
+        print(f"  {stage:<10} {spent / images * 1e3:9.1f} ms/image {rate:9.1f} images/s {spent / seconds:6.0%}")
     if length is None:
         print("the dataset does not say how long it is, so there is no estimate for all of it")
         return
-    hours = timedelta(seconds=round(total / timings.images * length / processes))
-    print(f"all {length} images: {hours} with {processes} processes, {size / timings.images * length / 1e9:.3f} GB")
+    duration = timedelta(seconds=round(seconds / images * length / processes))
+    print(f"all {length} images: {duration} with {processes} processes, {size / images * length / 1e9:.3f} GB")

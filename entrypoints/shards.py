@@ -16,8 +16,9 @@ def run(cfg: DictConfig) -> None:
 
     if cfg.verb == "verify":
         faults = list(verify(cfg.shards))
-        print(*faults, f"{len(faults)} faults in {cfg.shards}" if faults else f"{cfg.shards} is whole", sep="\n")
-        sys.exit(bool(faults))
+        damaged = sum(fault.damaged for fault in faults)
+        print(*faults, f"{damaged} faults in {cfg.shards}" if damaged else f"{cfg.shards} is whole", sep="\n")
+        sys.exit(damaged > 0)
     elif cfg.verb == "stats":
         found = stats(cfg.shards)
         reasons = found.pop("reasons")

@@ -63,8 +63,8 @@ class RangedDataset(Dataset, Protocol):
     """A dataset that can start anywhere, so that processes share it without reading it all.
 
     ``read(start, stop)`` yields exactly ``stop - start`` samples, those that
-    iterating would yield at these places. ``fingerprint`` changes when the source's
-    files do, so that a continued run notices.
+    iterating would yield at these places. ``fingerprint`` changes when the source has
+    other samples, so that a continued run notices.
     """
 
     @property

@@ -90,10 +90,10 @@ def _load(sample: Sample) -> Sample:
     if sample.error:
         return sample
     try:
-        _check_masks(sample, sample.layout.masks or [])  # the first touch of its image reads and decodes it
+        sample.image  # noqa: B018 the first touch reads and decodes
+        return _with_layout(sample, sample.layout) if len(sample.layout) else sample
     except Exception as error:  # the file is a stranger's: whatever it makes a decoder raise is its own fault
         return replace(sample, error=_reason(error))
-    return sample
 
 
 def _attempt(name: str, stage: Stage, samples: Sequence[Sample]) -> list[Sample]:
@@ -147,7 +147,7 @@ def _stages(
 
     def tag(samples: Sequence[Sample]) -> list[Sample]:
         tags = _call(tagger, "tag", samples, seed, images(samples))
-        return [replace(s, tags=list(t)) for s, t in zip(samples, tags, strict=True)]
+        return [replace(s, tags=_texts(t, "tags")) for s, t in zip(samples, tags, strict=True)]
 
     def detect(samples: Sequence[Sample]) -> list[Sample]:
         found = _call(detector, "detect", samples, seed, images(samples), [s.tags for s in samples])
@@ -166,7 +166,7 @@ def _stages(
         bare = [s for s in samples if not s.caption]
         whole = [Layout.whole().to(device)] * len(bare)
         wholes = iter(_call(captioner, "caption", bare, seed, images(bare), whole))
-        return [s if s.caption else replace(s, caption=next(wholes)[0]) for s in samples]
+        return [s if s.caption else replace(s, caption=_texts(next(wholes), "captions", 1)[0]) for s in samples]
 
     every = [("tagger", tagger, tag), ("detector", detector, detect)]
     every += [("segmenter", segmenter, segment), ("captioner", captioner, caption)]
@@ -207,9 +207,12 @@ def _with_layout(sample: Sample, layout: Layout) -> Sample:
         "reached outside the image and were clipped": reaching,
     }
     warnings = [f"{int(which.sum())} of {len(layout)} boxes {what}" for what, which in notes.items() if which.any()]
-    layout = replace(layout, boxes=inside).keep(finite & sized)
     if layout.masks is not None:
         _check_masks(sample, layout.masks)
+    if warnings:  # else the boxes stay the very same
+        layout = replace(layout, boxes=inside).keep(finite & sized)
+    elif not torch.equal(inside, layout.boxes):
+        layout = replace(layout, boxes=inside)
     return replace(sample, layout=layout, warnings=[*sample.warnings, *warnings])
 
 
@@ -225,5 +228,15 @@ def _check_masks(sample: Sample, masks: list[Any]) -> None:
             raise ValueError(f"masks must have the size of their image, {(height, width)}, got {tuple(mask.size)}")
 
 
-def _with_captions(sample: Sample, captions: list[str]) -> Sample:
-    return replace(sample, layout=replace(sample.layout, captions=list(captions)))
+def _with_captions(sample: Sample, captions: Any) -> Sample:
+    captions = _texts(captions, "captions", len(sample.layout))
+    return replace(sample, layout=replace(sample.layout, captions=captions))
+
+
+def _texts(texts: Any, what: str, count: int | None = None) -> list[str]:
+    """A plugin's texts for one image; a bare string would pass for a list of letters."""
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(x, str) for x in texts):
+        raise ValueError(f"{what} of an image must be a list of strings, got {texts!r:.80}")
+    if count is not None and len(texts) != count:
+        raise ValueError(f"there must be one of the {what} per region ({count}), got {len(texts)}")
+    return list(texts)

@@ -55,7 +55,14 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else describe(value)
+    try:
+        return describe(value) if _is_plugin(value) else str(value)
+    except ValueError:  # a class without a signature
+        return str(value)
+
+
+def _is_plugin(value: Any) -> bool:
+    return any(callable(getattr(value, verb, None)) for verb in ("tag", "detect", "segment", "caption", "read"))
 
 
 def _digest(path: Path) -> str:

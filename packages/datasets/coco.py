@@ -62,7 +62,7 @@ class Coco:
             caption = captions[0] if captions else ""
             try:
                 layout, warnings = _layout(image, tables.regions[image["id"]], tables.labels)
-            except (KeyError, TypeError, ValueError) as error:
+            except Exception as error:  # pycocotools raises nothing more particular
                 yield Sample(key=key, error=f"its annotations cannot be read: {type(error).__name__}: {error}")
                 continue
             yield Sample(key, file, caption, layout=layout, metadata=metadata, warnings=warnings)
@@ -82,6 +82,7 @@ class _Tables:
             boxes, texts = json.loads(data[0]), json.loads(data[1]) if captions else {"annotations": []}
             self.images = sorted(boxes["images"], key=lambda x: x["id"])
             self.labels = {x["id"]: x["name"] for x in boxes.get("categories", [])}
+            self.keys = keys_of([x["file_name"] for x in self.images])
             self.regions: dict[int, list[dict[str, Any]]] = defaultdict(list)
             for region in boxes.get("annotations", []):
                 self.regions[region["image_id"]].append(region)
@@ -92,7 +93,6 @@ class _Tables:
             raise ValueError(f"{instances} is not in COCO's format: {type(error).__name__}: {error}") from None
         if not self.images:
             raise ValueError(f"{instances} has no images")
-        self.keys = keys_of([x["file_name"] for x in self.images])
         self.fingerprint = fingerprint_of(data)
 
 
@@ -100,15 +100,21 @@ def _layout(
     image: Mapping[str, Any], regions: list[dict[str, Any]], labels: Mapping[int, str]
 ) -> tuple[Layout, list[str]]:
     height, width = image["height"], image["width"]
+    if height < 1 or width < 1:
+        raise ValueError(f"the image is {width} x {height} pixels")
     single = [x for x in regions if not x.get("iscrowd", 0)]
     sound = [x for x in single if x["bbox"][2] > 0 and x["bbox"][3] > 0]
     warnings = [f"{len(single) - len(sound)} boxes have no area and were dropped"] if len(sound) < len(single) else []
     corners = torch.tensor([x["bbox"] for x in sound], dtype=torch.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
-    boxes = (corners / torch.tensor([width, height, width, height])).clamp(0, 1).float()
+    boxes = (corners / torch.tensor([width, height, width, height])).float()
     masks = [_mask(x.get("segmentation"), height, width) for x in sound]
-    names = [labels[x["category_id"]] for x in sound]
     complete = [m for m in masks if m is not None]
+    if 0 < len(complete) < len(sound):
+        warnings.append(
+            f"{len(sound) - len(complete)} of {len(sound)} regions have no mask, so the others' were left out"
+        )
+    names = [labels[x["category_id"]] for x in sound]
     return Layout(boxes, names, masks=complete if len(complete) == len(sound) and sound else None), warnings
 
 

@@ -94,17 +94,33 @@ def key_of(stem: str) -> str:
     WebDataset ends a key at its first dot, and a slash would make a folder of it.
     """
     key = re.sub(r"[^\w-]", "_", stem.strip("/").replace("/", "__")) or "_"
-    return key if len(key) <= 120 else f"{key[:111]}-{_digest(stem)}"
+    return key if len(key) <= 120 else f"{key[:111]}-{digest_of(stem)}"
 
 
 def keys_of(paths: Sequence[str]) -> list[str]:
-    """One key per path, all different: where several paths have one key, each gets a digest of its path.
+    """One key per path, all different, its extension left out."""
+    stems = [path[: -len(suffix)] if (suffix := PurePosixPath(path).suffix) else path for path in paths]
+    return distinct_keys(stems, paths)
+
+
+def distinct_keys(stems: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A key per stem, all different: where several stems have one key, each gets a digest of its name.
 
     Case does not make a difference, since shards are unpacked on file systems that ignore it.
+
+    Args:
+        names: what tells equal stems apart; names that are equal too are told apart by their order.
     """
-    keys = [key_of(path[: -len(suffix)] if (suffix := PurePosixPath(path).suffix) else path) for path in paths]
+    keys = [key_of(stem) for stem in stems]
     times = Counter(key.lower() for key in keys)
-    return [k if times[k.lower()] == 1 else f"{k[:111]}-{_digest(p)}" for k, p in zip(keys, paths, strict=True)]
+    if len(times) == len(keys):
+        return keys
+    before: Counter[str] = Counter()
+    for i, (key, name) in enumerate(zip(keys, names, strict=True)):
+        if times[key.lower()] > 1:
+            keys[i] = f"{key[:111]}-{digest_of(f'{name}#{before[name]}' if before[name] else name)}"
+            before[name] += 1
+    return keys
 
 
 def fingerprint_of(parts: Iterable[str | bytes]) -> str:
@@ -116,5 +132,6 @@ def fingerprint_of(parts: Iterable[str | bytes]) -> str:
     return digest.hexdigest()
 
 
-def _digest(path: str) -> str:
+def digest_of(path: str) -> str:
+    """Eight characters that tell a path from others."""
     return sha256(path.encode("utf-8", errors="surrogateescape")).hexdigest()[:8]

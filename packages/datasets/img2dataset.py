@@ -1,23 +1,23 @@
 """The tars that img2dataset downloads, straight from the tars."""
 
 import json
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import PurePosixPath
 from typing import Any
 
 from scenewright.datasets.files import (
     IMAGE_EXTENSIONS,
+    distinct_keys,
     expand,
     fingerprint_of,
     key_of,
+    open_binary,
     parent,
     read_bytes,
     text_of,
 )
-from scenewright.datasets.tars import Entry, index_tar, read_entries
+from scenewright.datasets.tars import Entry, TarIndexes, read_entries, spans
 from scenewright.layout import MAX_PIXELS, EncodedImage, Sample
 
 
@@ -45,9 +45,7 @@ class Img2dataset:
         self.max_pixels = max_pixels
         self._tars: list[str] = []
         self._ends: list[int] = []
-        self._several = False
-        # a process walks through its tars one after the other
-        self._entries = lru_cache(maxsize=4)(_index)
+        self._indexes = TarIndexes()
 
     @property
     def fingerprint(self) -> str:
@@ -64,21 +62,27 @@ class Img2dataset:
     def read(self, start: int, stop: int) -> Iterator[Sample]:
         """The samples from ``start`` up to ``stop``."""
         self._open()
-        while start < stop:
-            tar = bisect_right(self._ends, start)
-            first = self._ends[tar - 1] if tar else 0
-            last = min(stop, self._ends[tar])
-            yield from self._read_tar(self._tars[tar], self._ends[tar] - first, start - first, last - first)
-            start = last
+        for tar, first, last in spans(self._ends, start, stop):
+            length = self._ends[tar] - (self._ends[tar - 1] if tar else 0)
+            yield from self._read_tar(self._tars[tar], length, first, last)
 
     def _read_tar(self, url: str, length: int, start: int, stop: int) -> Iterator[Sample]:
-        entries = self._entries(url)
-        if len(entries) > length:
+        entries = self._entries(url, length)
+        name = self._name(url)
+        # img2dataset's keys begin with their tar's number; all others may recur in the next tar
+        own = name == PurePosixPath(url).stem
+        stems = [e.key if own and e.key.startswith(name) else f"{name}_{e.key}" for e in entries]
+        keys = distinct_keys(stems, stems)
+        for key, (entry, contents) in zip(keys[start:stop], read_entries(url, entries[start:stop]), strict=True):
+            yield self._sample(key, f"{PurePosixPath(url).name}/{entry.key}", entry, contents)
+
+    def _entries(self, url: str, length: int) -> list[Entry]:
+        """The tar's entries, as many as were counted."""
+        entries = self._indexes[url]
+        if any(not entry.error for entry in entries[length:]):
             raise ValueError(f"{url} holds {len(entries)} samples, its stats file says {length}; delete the stats file")
         missing = f"the tar holds {len(entries)} samples, its stats file says {length}"
-        entries = entries + [Entry(f"missing_{i}", error=missing) for i in range(len(entries), length)]
-        for entry, contents in read_entries(url, entries[start:stop]):
-            yield self._sample(self._key(url, entry.key), f"{PurePosixPath(url).name}/{entry.key}", entry, contents)
+        return entries[:length] + [Entry(f"missing_{i}", error=missing) for i in range(len(entries), length)]
 
     def _sample(self, key: str, name: str, entry: Entry, contents: dict[str, bytes]) -> Sample:
         if entry.error:
@@ -91,7 +95,7 @@ class Img2dataset:
             metadata = json.loads(contents.get("json", b"{}"))
             if not isinstance(metadata, dict):
                 raise ValueError("it is no object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             metadata, warnings = {}, [*warnings, f"the json cannot be read ({error}) and was left out"]
         source = EncodedImage(
             contents[extension], extension, f"{name}.{extension}", border_of(metadata), self.max_pixels
@@ -102,34 +106,32 @@ class Img2dataset:
     def _open(self) -> None:
         if not self._tars:
             tars = expand(self.shards)
-            lengths = [self._length(url) for url in tars]
-            if all(len(self._entries(url)) == 1 and self._entries(url)[0].key == "unreadable" for url in tars[:4]):
-                raise FileNotFoundError(f"cannot read {tars[0]}: {self._entries(tars[0])[0].error}")
-            self._ends, self._tars = list(accumulate(lengths)), tars
-            self._several = len({parent(url) for url in tars}) > 1
+            if not any(_opens(url) for url in tars):  # one that does not is counted, all of them are a mistake
+                raise FileNotFoundError(f"cannot read {tars[0]}, nor any other of {', '.join(self.shards)}")
+            self._ends = list(accumulate(self._length(url) for url in tars))
+            self._tars = tars
 
     def _length(self, url: str) -> int:
         try:
             return int(json.loads(read_bytes(url.removesuffix(".tar") + "_stats.json"))["successes"])
         except (OSError, ValueError, KeyError, TypeError):
-            return len(self._entries(url))
+            return len(self._indexes[url])
 
     def _name(self, url: str) -> str:
-        """A tar's name, with its folder's where the tars come from several."""
-        stem = PurePosixPath(url).stem
-        return key_of(f"{PurePosixPath(parent(url)).name}_{stem}" if self._several else stem)
-
-    def _key(self, url: str, key: str) -> str:
-        """img2dataset's keys begin with their tar's number; all others may recur in the next tar."""
-        own = key.startswith(PurePosixPath(url).stem) and not self._several
-        return key_of(key if own else f"{self._name(url)}_{key}")
+        """A tar's name; with its folder's where the tars come from several, and those told apart."""
+        folders = sorted({parent(x) for x in self._tars})
+        if len(folders) == 1:
+            return key_of(PurePosixPath(url).stem)
+        names = dict(zip(folders, distinct_keys([PurePosixPath(x).name for x in folders], folders), strict=True))
+        return f"{names[parent(url)]}_{key_of(PurePosixPath(url).stem)}"
 
 
-def _index(url: str) -> list[Entry]:
+def _opens(url: str) -> bool:
     try:
-        return index_tar(url)
-    except OSError as error:
-        return [Entry("unreadable", error=f"the tar cannot be read: {error.strerror or error}")]
+        with open_binary(url):
+            return True
+    except OSError:
+        return False
 
 
 def border_of(metadata: dict[str, Any]) -> tuple[int, int, int, int]:
@@ -138,7 +140,7 @@ def border_of(metadata: dict[str, Any]) -> tuple[int, int, int, int]:
         width, height = int(metadata["width"]), int(metadata["height"])
         original_width, original_height = int(metadata["original_width"]), int(metadata["original_height"])
         scale = min(width / original_width, height / original_height)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError):
         return 0, 0, 0, 0
     x, y = width - round(original_width * scale), height - round(original_height * scale)
     if x < 2 and y < 2:  # a pixel is rounding, not a border

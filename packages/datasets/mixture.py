@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from scenewright.datasets.files import fingerprint_of
+from scenewright.datasets.files import fingerprint_of, key_of
 from scenewright.layout import Sample
 from scenewright.protocols import RangedDataset
 
@@ -65,7 +65,7 @@ class Mixture:
         parts = [self.datasets[n].read(int(b), int(b + i)) for n, b, i in zip(names, before, inside, strict=True)]
         for which in order[start:stop]:
             sample = next(parts[which])
-            yield replace(sample, key=f"{names[which]}-{sample.key}")
+            yield replace(sample, key=f"{key_of(names[which])}-{sample.key}")
 
     @cached_property
     def _order(self) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,3 +111,36 @@ def read_entries(url: str, entries: list[Entry]) -> Iterator[tuple[Entry, dict[s
     with open_binary(url) as file:
         for entry in entries:
             yield entry, {} if entry.error else entry.read(file)
+
+
+class TarIndexes:
+    """The indexes of the tars that were looked at last; a reader goes through its tars one after the other."""
+
+    def __init__(self, most: int = 4) -> None:
+        self.most = most
+        self._indexes: dict[str, list[Entry]] = {}
+
+    def __getitem__(self, url: str) -> list[Entry]:
+        """The samples of a tar; of one that cannot be opened, a single entry that says why."""
+        if url not in self._indexes:
+            if len(self._indexes) >= self.most:
+                self._indexes.clear()
+            try:
+                self._indexes[url] = index_tar(url)
+            except OSError as error:
+                self._indexes[url] = [Entry("unreadable", error=f"the tar cannot be read: {error.strerror or error}")]
+        return self._indexes[url]
+
+
+def spans(ends: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Where a range lies in parts laid end to end: the part's number, and the first and last place in it.
+
+    Args:
+        ends: of each part, where it ends.
+    """
+    while start < stop:
+        part = bisect_right(ends, start)
+        first = ends[part - 1] if part else 0
+        last = min(stop, ends[part])
+        yield part, start - first, last - first
+        start = last

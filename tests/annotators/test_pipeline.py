@@ -107,6 +107,27 @@ def test_a_plugin_that_returns_the_wrong_count_is_named(stage):
     assert all(s.error == f"{stage}: Short.{verb} returned 0 items for 1 images" for s in out)
 
 
+@pytest.mark.parametrize(
+    ("plugin", "verb", "answer", "message"),
+    [
+        ("tagger", "tag", "dog", "tags of an image must be a list of strings, got 'dog'"),
+        ("captioner", "caption", [], r"one of the captions per region (1), got 0"),
+        ("captioner", "caption", "a", "captions of an image must be a list of strings, got 'a'"),
+        ("captioner", "caption", [None], "must be a list of strings, got [None]"),
+    ],
+)
+def test_texts_of_another_kind_or_count_fail_their_image(plugin, verb, answer, message):
+    odd = type("Odd", (), {verb: lambda self, images, *more: [answer for _ in images]})()
+    (sample,) = annotate([replace(samples(1)[0], caption="given")], **ALL | {plugin: odd})
+    assert message in sample.error
+
+
+def test_boxes_that_came_with_an_image_are_mended_too():
+    layout = Layout(torch.tensor([[float("nan"), 0, 1, 1], [0.1, 0.1, 0.5, 0.5]]), ["a", "b"])
+    (sample,) = annotate([replace(samples(1)[0], layout=layout)])
+    assert sample.layout.labels == ["b"] and "not finite" in sample.warnings[0]
+
+
 def test_boxes_that_cannot_be_are_dropped_or_clipped_and_said():
     nan, inf = float("nan"), float("inf")
     boxes = torch.tensor(

@@ -81,6 +81,22 @@ def test_annotations_that_cannot_be_read_are_an_error_of_their_image(dataset, tm
     assert [s.error for s in dataset] == ["", "", "its annotations cannot be read: KeyError: 99"]
 
 
+@pytest.mark.parametrize("segmentation", [[[1, 2]], [[]], {"counts": [1, 2]}, "what"])
+def test_a_mask_that_cannot_be_read_is_an_error_of_its_image(segmentation, dataset, tmp_path):
+    tables = json.loads((tmp_path / "instances.json").read_text())
+    tables["annotations"][0]["segmentation"] = segmentation
+    (tmp_path / "instances.json").write_text(json.dumps(tables))
+    assert [bool(s.error) for s in dataset] == [False, False, True]
+
+
+def test_a_region_without_a_mask_is_said(dataset, tmp_path):
+    tables = json.loads((tmp_path / "instances.json").read_text())
+    del tables["annotations"][2]["segmentation"]
+    (tmp_path / "instances.json").write_text(json.dumps(tables))
+    sample = next(iter(dataset))
+    assert sample.layout.masks is None and "1 of 2 regions have no mask" in sample.warnings[1]
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"images": []}', '{"images": [{}]}'])
 def test_a_file_in_another_format_is_named(content, tmp_path):
     (tmp_path / "x.json").write_text(content)

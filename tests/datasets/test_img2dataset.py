@@ -68,10 +68,31 @@ def test_equal_keys_of_other_tars_are_told_apart(tmp_path, picture):
     for name in ("a", "b"):
         (tmp_path / f"{name}.tar").write_bytes(tar_of({"cat.jpg": picture(), "dog.jpg": picture()}))
     assert [s.key for s in Img2dataset(f"{tmp_path}/*.tar")] == ["a_cat", "a_dog", "b_cat", "b_dog"]
-    for folder in ("x", "y"):
+    for folder in ("x", "y", "x/same", "y/same"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "00000.tar").write_bytes(tar_of({"000000000.jpg": picture()}))
     assert [s.key for s in Img2dataset(f"{tmp_path}/?/*.tar")] == ["x_00000_000000000", "y_00000_000000000"]
+    assert len({s.key for s in Img2dataset(f"{tmp_path}/?/same/*.tar")}) == 2
+
+
+def test_equal_keys_in_one_tar_are_told_apart_too(tmp_path, picture):
+    names = ["a b.jpg", "a_b.jpg", "../x.jpg", "../x.jpg"]
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(picture())
+            tar.addfile(info, io.BytesIO(picture()))
+    (tmp_path / "0.tar").write_bytes(file.getvalue())
+    samples = list(Img2dataset(f"{tmp_path}/0.tar"))
+    assert len({s.key for s in samples}) == 4 and [bool(s.error) for s in samples] == [False, False, True, True]
+
+
+def test_a_tar_without_its_end_agrees_with_its_stats_when_no_sample_is_missing(downloaded):
+    data = (downloaded / "00000.tar").read_bytes()
+    (downloaded / "00000.tar").write_bytes(data.rstrip(b"\0") + b"\0" * (-len(data.rstrip(b"\0")) % 512))
+    (downloaded / "00000_stats.json").write_text(json.dumps({"successes": 3}))
+    assert [s.error for s in Img2dataset(f"{downloaded}/00000.tar")] == [""] * 3
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.5, 0.9])
@@ -125,7 +146,7 @@ def test_a_key_that_occurs_twice_in_a_tar_is_an_error_of_the_second(tmp_path, pi
 
 
 def test_a_sample_without_an_image_and_bad_texts_are_said(tmp_path, picture):
-    members = {"a.txt": b"x", "b.jpg": picture(), "b.txt": b"caf\xe9", "b.json": b"{"}
+    members = {"a.txt": b"x", "b.jpg": picture(), "b.txt": b"caf\xe9", "b.json": b"[" * 200_000}
     (tmp_path / "0.tar").write_bytes(tar_of(members))
     none, mended = Img2dataset(f"{tmp_path}/0.tar")
     assert none.error == "no image among its members (txt)"
@@ -140,6 +161,7 @@ def test_a_sample_without_an_image_and_bad_texts_are_said(tmp_path, picture):
         ({"width": 512, "height": 512, "original_width": 1024, "original_height": 512}, (0, 128, 0, 128)),
         ({"width": 512, "height": 512, "original_width": 301, "original_height": 512}, (105, 0, 106, 0)),
         ({"width": 640, "height": 427, "original_width": 1280, "original_height": 853}, (0, 0, 0, 0)),
+        ({"width": float("inf"), "height": 1, "original_width": 2, "original_height": 1}, (0, 0, 0, 0)),
         ({"width": None, "height": 1, "original_width": 2, "original_height": 0}, (0, 0, 0, 0)),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 
 from scenewright.datasets.shapes import Shapes
 from scenewright.datasets.shards import ShardWriter, stats, verify, write_shards
-from scenewright.datasets.shards.ledger import Manifest, differences
+from scenewright.datasets.shards.ledger import Manifest, differences, hold
 
 RUN = {"seed": 0, "source": {"shards": 3}}
 
@@ -43,6 +43,8 @@ def damage(folder, what):
     elif what == "another shard's copy":
         shutil.copy(folder / "00000.tar", tar)
         sheet.write_text((folder / "00000.json").read_text().replace('"number": 0', '"number": 1'))
+    elif what == "another number":
+        shutil.copy(folder / "00000.json", sheet)
     elif what == "another run":
         sheet.write_text(sheet.read_text().replace('"seed": 0', '"seed": 5'))
 
@@ -61,7 +63,8 @@ def test_whole_shards_have_no_faults(shards):
         ("both missing", "missing: the run has not come to it yet"),
         ("a broken manifest", "no manifest: JSONDecodeError"),
         ("another shard's copy", "is in 00000.tar too"),
-        ("another run", "made by another run than 00000: seed: was 5, is 0"),
+        ("another run", "made with other settings than run.json: seed: was 0, is 5"),
+        ("another number", "it is the manifest of 00000.tar"),
     ],
 )
 def test_every_damage_is_found_and_named(what, words, shards):
@@ -90,9 +93,17 @@ def test_a_duplicate_key_inside_a_tar_is_found(shards):
 
 
 def test_scraps_of_a_killed_process_are_named(shards):
-    (shards / ".00002.tar.host-1.tmp").touch()
-    (fault,) = verify(shards)
-    assert fault.number == -1 and str(fault) == ".00002.tar.host-1.tmp: left by a process that was killed"
+    (shards / ".00002.tar.1.tmp").touch()
+    with open(shards / ".00002.tar.2.tmp", "wb") as held:
+        hold(held)
+        (fault,) = verify(shards)
+    assert fault.number == -1 and str(fault) == ".00002.tar.1.tmp: left by a process that was killed"
+
+
+def test_a_missing_record_of_the_run_is_named_and_missing_shards_are_still_known(shards):
+    for name in ("run.json", "00002.json", "00002.tar"):
+        (shards / name).unlink()
+    assert [(f.number, f.file) for f in verify(shards)] == [(-1, "run.json"), (2, "00002.tar")]
 
 
 @pytest.mark.parametrize("what", ["missing", "empty"])

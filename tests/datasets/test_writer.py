@@ -1,16 +1,19 @@
 import json
-import os
-import socket
 import subprocess
+import sys
+from datetime import date
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
 from scenewright.annotators.pipeline import annotate
+from scenewright.datasets.files import extension
 from scenewright.datasets.shapes import Shapes
 from scenewright.datasets.shards import Shards, ShardWriter, verify, write_shards
-from scenewright.layout import Layout, Sample
+from scenewright.datasets.shards import writer as writer_module
+from scenewright.layout import EncodedImage, Layout, Sample
 from scenewright.protocols import RangedDataset
 
 DATASET = Shapes(length=22, height=32, width=32, difficulty="easy")
@@ -120,15 +123,101 @@ def test_a_failing_source_leaves_the_whole_shards_and_no_scraps(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    host = socket.gethostname()
-    names = {f".00000.tar.{host}-{dead.pid}.tmp": True, f".00000.tar.{host}-{os.getppid()}.tmp": False}
-    names[".00000.tar.elsewhere-1.tmp"] = False
-    for name in names:
-        (tmp_path / name).touch()
+    left, living = tmp_path / ".00000.tar.1.tmp", tmp_path / ".00000.tar.2.tmp"
+    left.touch()
+    hold = "import sys, fcntl; f = open(sys.argv[1], 'wb'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, living], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        ShardWriter(tmp_path).close()
+        assert not left.exists() and living.exists()
+        process.communicate("\n")
     ShardWriter(tmp_path).close()
-    assert {name: not (tmp_path / name).exists() for name in names} == names
+    assert not living.exists()
+
+
+def test_two_writers_of_one_process_do_not_disturb_each_other(tmp_path):
+    def between(samples):
+        for sample in samples:
+            ShardWriter(tmp_path).close()
+            yield sample
+
+    with ShardWriter(tmp_path) as writer:
+        write_shards(DATASET, writer, between, samples_per_shard=5)
+    assert list(verify(tmp_path)) == []
+
+
+def test_a_sample_that_cannot_be_written_is_an_error_and_the_others_stay(tmp_path, monkeypatch):
+    encode = writer_module.encode
+
+    def refusing(sample, with_image):
+        if sample.key == "b":
+            raise RuntimeError("no words")
+        return encode(sample, with_image)
+
+    monkeypatch.setattr(writer_module, "encode", refusing)
+    image = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    with ShardWriter(tmp_path) as writer:
+        writer.write(0, [Sample.from_image("a", image), Sample.from_image("b", image)])
+    manifest = json.loads((tmp_path / "00000.json").read_text())
+    assert manifest["samples"] == {"a": "empty", "b": "error: it cannot be written: RuntimeError: no words"}
+    assert [s.key for s in Shards(tmp_path)] == ["a"]
+
+
+def test_a_shard_that_misses_a_sample_is_never_called_whole(tmp_path, monkeypatch):
+    add, calls = writer_module._OpenShard.add, iter(range(100))
+
+    def failing(self, *arguments):
+        if next(calls) == 2:
+            raise OSError("the disk stumbles")
+        add(self, *arguments)
+
+    monkeypatch.setattr(writer_module._OpenShard, "add", failing)
+    with pytest.raises(OSError, match="stumbles"):
+        write(tmp_path)
+    assert not list(tmp_path.glob("0*")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("key", ["", "a.b", "../up", "a b", "a\nb"])
+def test_a_key_that_would_not_survive_a_tar_stops_the_program(key, tmp_path):
+    with pytest.raises(ValueError, match="a key must have no dots, slashes or spaces"):
+        write(tmp_path, [Sample.from_image(key, torch.zeros(3, 4, 4, dtype=torch.uint8))])
+
+
+def test_a_dataset_that_gives_fewer_than_it_promised_stops_the_program(tmp_path):
+    class Short(Shapes):
+        def read(self, start, stop):
+            return islice(super().read(start, stop), max(0, stop - start - 1))
+
+    with pytest.raises(ValueError, match=r"Short.read\(0, 5\) must give 5 samples, it gave 4"):
+        write(tmp_path, Short(length=22, height=32, width=32, difficulty="easy"))
+
+
+def test_a_lost_record_of_the_run_is_taken_from_the_manifests(tmp_path):
+    write(tmp_path, run={"seed": 0})
+    whole = files(tmp_path)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match="seed: was 0, is 1"):
+        write(tmp_path, run={"seed": 1})
+    assert files(tmp_path) == whole
+
+
+def test_text_that_utf8_cannot_hold_is_written_all_the_same(tmp_path):
+    image = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    write(tmp_path, [Sample.from_image("a", image, caption="cut \ud83d", metadata={"when": date(2026, 1, 2)})])
+    (sample,) = Shards(tmp_path)
+    assert sample.caption == "cut \ud83d" and sample.metadata == {"when": "2026-01-02"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("d.jfif", "JPEG"), ("abc", "PNG"), ("x.png?size=2", "PNG"), ("e.jp2", "JPEG2000")]
+)
+def test_images_with_other_extensions_come_back(name, kind, tmp_path, picture):
+    data = picture(kind)
+    write(tmp_path, [Sample("a", EncodedImage(data, extension(name), name))])
+    (sample,) = Shards(tmp_path)
+    assert sample.source.data == data and sample.image.shape == (3, 30, 40) and list(verify(tmp_path)) == []
 
 
 def test_images_is_copy_or_none(tmp_path):

@@ -315,7 +315,8 @@ def test_two_processes_write_the_bytes_of_one(run, drawn, tmp_path):
     arguments = ["entrypoints/annotate.py", *drawn, f"output_dir={tmp_path / 'two'}"]
     done = subprocess.run([*launch, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert "14 images: 14 ok" in done.stdout and files(tmp_path / "one") == files(tmp_path / "two")
+    assert done.stdout.count("14 images: 14 ok") == 1, "each process thinks that it is alone"
+    assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
 def test_a_killed_command_is_continued_by_the_same_command(run, drawn, tmp_path):
@@ -328,7 +329,7 @@ def test_a_killed_command_is_continued_by_the_same_command(run, drawn, tmp_path)
     while not list((tmp_path / "killed").glob("00001.json")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL and (tmp_path / "killed" / "00001.json").exists()
     assert not (tmp_path / "killed" / "00004.json").exists(), "it was not killed in the middle"
     run(*drawn, f"output_dir={tmp_path / 'killed'}")
     assert files(tmp_path / "killed") == files(tmp_path / "whole")

@@ -13,6 +13,7 @@ from scenewright.entrypoints.annotating import Annotating
 from scenewright.entrypoints.repairing import check_targets, repair
 
 ROOT = Path(__file__).parents[2]
+SHAPES = "scenewright.datasets.shapes"
 
 
 def command(program: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -67,10 +68,40 @@ def test_repair_runs_no_class_that_nobody_vouched_for(shards, config):
 
 @pytest.mark.parametrize(
     ("recorded", "packages"),
-    [({}, []), ({"a": [{"_target_": "scenewright.x.Y"}]}, ["scenewright"]), ({"_target_": "acme.X"}, ["acme"])],
+    [({}, []), ({"a": [{"_target_": f"{SHAPES}.Shapes"}]}, ["scenewright"]), ({"_target_": "torch.Size"}, ["torch"])],
 )
 def test_vouched_for_classes_are_let_through(recorded, packages):
     check_targets(recorded, packages)
+
+
+@pytest.mark.parametrize("target", [f"{SHAPES}.dataset.np.zeros", "scenewright.entrypoints.repairing.repair"])
+def test_neither_functions_nor_others_classes_are_reached_through_a_package_that_is_trusted(target):
+    with pytest.raises(ValueError, match="which is no class of scenewright"):
+        check_targets({"_target_": target}, ["scenewright"])
+
+
+def test_repair_removes_nothing_when_the_source_is_not_what_it_was(tmp_path, config, monkeypatch, picture):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        (tmp_path / "photos" / f"{i}.jpg").write_bytes(picture(seed=i))
+    bare = ["~annotator/tagger", "~annotator/detector", "~annotator/segmenter", "~annotator/captioner"]
+    arguments = [f"dataset.directory={tmp_path / 'photos'}", f"output_dir={tmp_path / 'out'}", "samples_per_shard=2"]
+    Annotating(config("annotate", *arguments, *bare)).write()
+    (tmp_path / "photos" / "new.jpg").write_bytes(picture())
+    (tmp_path / "out" / "00001.tar").write_bytes(b"damaged")
+    before = files(tmp_path / "out")
+    with pytest.raises(ValueError, match="source.samples: was 3, is 4"):
+        repair(config("shards", "verb=repair", f"shards={tmp_path / 'out'}"))
+    assert files(tmp_path / "out") == before
+
+
+def test_repair_leaves_whole_shards_of_another_run(shards, config, capsys):
+    sheet = shards / "00001.json"
+    sheet.write_text(sheet.read_text().replace('"seed": 0', '"seed": 7'))
+    before = files(shards)
+    repair(config("shards", "verb=repair", f"shards={shards}"))
+    assert files(shards) == before and "made with other settings" in capsys.readouterr().out
 
 
 def test_verify_says_and_exits_with_what_it_found(shards):

@@ -3,7 +3,7 @@
 A shard is a tar and a manifest that is written last; docs/data.md describes both.
 """
 
-from scenewright.datasets.shards.ledger import Fault, Manifest, manifests, stats, verify
+from scenewright.datasets.shards.ledger import Fault, Manifest, manifests, recorded_run, stats, verify
 from scenewright.datasets.shards.reader import Shards
 from scenewright.datasets.shards.work import Counts, shard_numbers, write_shards
 from scenewright.datasets.shards.writer import ShardWriter
@@ -15,6 +15,7 @@ __all__ = [
     "ShardWriter",
     "Shards",
     "manifests",
+    "recorded_run",
     "shard_numbers",
     "stats",
     "verify",

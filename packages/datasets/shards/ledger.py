@@ -4,16 +4,16 @@
 its being there means that the shard is whole. ``run.json`` says what made them.
 """
 
+import fcntl
 import json
-import os
 import re
-import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fsspec.core import url_to_fs
 
@@ -86,16 +86,28 @@ def manifests(directory: str | Path) -> list[Manifest]:
     names = sorted(x for x in (files.ls(root, detail=False) if files.isdir(root) else []) if _number_of(x, "json") >= 0)
     if not names:
         raise FileNotFoundError(f"no whole shards in {str(directory)!r}; entrypoints/annotate.py makes them")
-    return sorted((Manifest.from_json(files.cat_file(x)) for x in names), key=lambda m: m.number)
+    found = []
+    for name in names:
+        with suppress(FileNotFoundError):  # a process that redoes a shard takes its manifest away first
+            found.append(Manifest.from_json(files.cat_file(name)))
+    return sorted(found, key=lambda m: m.number)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a folder of shards; ``number`` is −1 where it is no shard's."""
+    """One thing wrong with a folder of shards.
+
+    Attributes:
+        number: the shard's; −1 where it is no shard's.
+        file: its name.
+        what: is wrong with it, for people.
+        damaged: whether redoing the shard would mend it; a whole shard of another run is none to redo.
+    """
 
     number: int
     file: str
     what: str
+    damaged: bool = True
 
     def __str__(self) -> str:
         return f"{self.file}: {self.what}"
@@ -116,12 +128,13 @@ def verify(directory: str | Path) -> Iterator[Fault]:
         raise FileNotFoundError(f"no folder {str(directory)!r}")
     tars = {_number_of(x.name, "tar"): x for x in folder.glob("*.tar")}
     sheets = {_number_of(x.name, "json"): x for x in folder.glob("*.json")}
-    run = _run(folder)
+    run = recorded_run(folder) or {}
     numbers = sorted((tars.keys() | sheets.keys() | set(range(run.get("source", {}).get("shards", 0)))) - {-1})
     if not numbers:
         raise FileNotFoundError(f"no shards in {str(directory)!r}; entrypoints/annotate.py makes them")
+    if not (folder / "run.json").exists():
+        yield Fault(-1, "run.json", "missing: the manifests say what made the shards")
     seen: dict[str, int] = {}
-    runs: dict[str, int] = {}
     for number in numbers:
         name = f"{number:05d}.tar"
         if number not in tars and number not in sheets:
@@ -131,16 +144,19 @@ def verify(directory: str | Path) -> Iterator[Fault]:
         elif number not in tars:
             yield Fault(number, name, "no tar, only a manifest")
         else:
-            yield from _verify_shard(number, tars[number], sheets[number], seen, runs)
-    for path in sorted(folder.glob(".*.tmp")):
+            yield from _verify_shard(number, tars[number], sheets[number], seen, run)
+    for path in left_behind(folder):
         yield Fault(-1, path.name, "left by a process that was killed")
 
 
-def _verify_shard(number: int, tar: Path, sheet: Path, seen: dict[str, int], runs: dict[str, int]) -> Iterator[Fault]:
+def _verify_shard(number: int, tar: Path, sheet: Path, seen: dict[str, int], run: Mapping[str, Any]) -> Iterator[Fault]:
     try:
         manifest = Manifest.from_json(sheet.read_bytes())
     except ValueError as error:
         yield Fault(number, sheet.name, str(error))
+        return
+    if manifest.number != number:
+        yield Fault(number, sheet.name, f"it is the manifest of {manifest.number:05d}.tar")
         return
     size = tar.stat().st_size
     if size != manifest.length:
@@ -157,12 +173,11 @@ def _verify_shard(number: int, tar: Path, sheet: Path, seen: dict[str, int], run
     for key in manifest.samples:
         if seen.setdefault(key, number) != number:
             yield Fault(number, tar.name, f"the key {key!r} is in {seen[key]:05d}.tar too")
-    if runs and identity(manifest.run) not in runs:
-        differing = differences(json.loads(next(iter(runs))), json.loads(identity(manifest.run)))
+    if identity(manifest.run) != identity(run):
+        differing = differences(json.loads(identity(manifest.run)), json.loads(identity(run)))
         yield Fault(
-            number, sheet.name, f"made by another run than {next(iter(runs.values())):05d}: {'; '.join(differing)}"
+            number, sheet.name, f"made with other settings than run.json: {'; '.join(differing)}", damaged=False
         )
-    runs.setdefault(identity(manifest.run), number)
 
 
 def stats(directory: str | Path) -> dict[str, Any]:
@@ -198,29 +213,27 @@ def differences(ours: Any, theirs: Any, at: str = "") -> list[str]:
     return [] if ours == theirs else [f"{at}: was {json.dumps(theirs)}, is {json.dumps(ours)}"]
 
 
+def hold(file: IO[bytes]) -> None:
+    """Hold a temporary file for as long as it is open: what nobody holds was left by a process that is no more."""
+    with suppress(OSError):  # a file system without locks: then nothing is ever taken for left behind
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
 def left_behind(directory: Path) -> Iterator[Path]:
-    """The temporary files of this machine's processes that are no more."""
-    for path in directory.glob(".*.tmp"):
-        match = re.fullmatch(r"\..+\.(.+)-(\d+)\.tmp", path.name)
-        if match and match[1] == socket.gethostname() and not _runs(int(match[2])):
+    """The temporary files that no living process holds."""
+    for path in sorted(directory.glob(".*.tmp")):
+        with suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield path
 
 
-def _runs(process: int) -> bool:
-    if process == os.getpid():  # a container restarted under the same number: it was an earlier life
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _run(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    return json.loads(path.read_bytes()) if path.exists() else {}
+def recorded_run(folder: Path) -> dict[str, Any] | None:
+    """What made a folder's shards, by ``run.json`` or else the first manifest; None where there is neither."""
+    for path, part in [(folder / "run.json", ""), *((x, "run") for x in sorted(folder.glob("[0-9]*.json")))]:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_bytes())
+            return record[part] if part else record
+    return None
 
 
 def _number_of(name: str, kind: str) -> int:

@@ -1,16 +1,14 @@
 """Reading shards back."""
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
 from scenewright.datasets.files import fingerprint_of, join, open_binary
 from scenewright.datasets.shards.ledger import Manifest, manifests
 from scenewright.datasets.shards.record import decode
-from scenewright.datasets.tars import index_tar, read_entries
+from scenewright.datasets.tars import TarIndexes, read_entries, spans
 from scenewright.layout import Sample
 from scenewright.protocols import RangedDataset
 
@@ -35,7 +33,7 @@ class Shards:
         self.directory, self.images = str(directory), images
         self._manifests: list[Manifest] = []
         self._ends: list[int] = []
-        self._entries = lru_cache(maxsize=4)(index_tar)
+        self._indexes = TarIndexes()
 
     @property
     def fingerprint(self) -> str:
@@ -52,18 +50,15 @@ class Shards:
     def read(self, start: int, stop: int) -> Iterator[Sample]:
         """The samples from ``start`` up to ``stop``."""
         self._open()
-        while start < stop:
-            place = bisect_right(self._ends, start)
-            first = self._ends[place - 1] if place else 0
-            last = min(stop, self._ends[place])
-            samples = self._read_shard(self._manifests[place], start - first, last - first)
-            yield from samples if self.images is None else self._joined(place, start - first, last - first, samples)
-            start = last
+        for place, first, last in spans(self._ends, start, stop):
+            manifest = self._manifests[place]
+            samples = self._read_shard(manifest, first, last)
+            yield from samples if self.images is None else self._joined(manifest, first, last, samples)
 
     def _read_shard(self, manifest: Manifest, start: int, stop: int) -> Iterator[Sample]:
         url = join(self.directory, f"{manifest.number:05d}.tar")
         self._check(url, manifest)
-        for entry, members in read_entries(url, self._entries(url)[start:stop]):
+        for entry, members in read_entries(url, self._indexes[url][start:stop]):
             if entry.error:
                 raise ValueError(f"{url}: {entry.error}; entrypoints/shards.py repair redoes it")
             yield decode(entry.key, members, name=f"{url}/{entry.key}")
@@ -77,12 +72,13 @@ class Shards:
                 f"{url} has {size} bytes, its manifest says {manifest.length}; entrypoints/shards.py repair redoes it"
             )
 
-    def _joined(self, place: int, start: int, stop: int, samples: Iterator[Sample]) -> Iterator[Sample]:
+    def _joined(self, manifest: Manifest, start: int, stop: int, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples with their images, from the dataset that the shard was made of."""
         assert self.images is not None
-        before = sum(len(m.samples) for m in self._manifests[:place])
-        keys = list(self._manifests[place].samples)
-        wanted = set(self._manifests[place].keys[start:stop])
+        # every shard but the last is full, and one before it may be missing
+        before = manifest.number * max(len(m.samples) for m in self._manifests)
+        keys = list(manifest.samples)
+        wanted = set(manifest.keys[start:stop])
         places = [i for i, key in enumerate(keys) if key in wanted]
         originals = self.images.read(before + places[0], before + places[-1] + 1)
         for original in (x for x, key in zip(originals, keys[places[0] :], strict=False) if key in wanted):

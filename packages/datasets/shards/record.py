@@ -5,12 +5,14 @@
 what each field is.
 """
 
+import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image as PILImage
 
 from scenewright.datasets.files import IMAGE_EXTENSIONS
 from scenewright.layout import EncodedImage, Layout, RunLengths, Sample
@@ -41,8 +43,8 @@ def encode(sample: Sample, with_image: bool = True) -> dict[str, bytes]:
         "status": sample.status,
         "warnings": sample.warnings,
     }
-    members = {sample.source.extension: sample.source.data} if with_image else {}
-    members |= {"json": _json(record), "txt": sample.caption.encode()}
+    members = {_extension(sample.source): sample.source.data} if with_image else {}
+    members |= {"json": _json(record), "txt": sample.caption.encode(errors="replace")}
     return members | ({"source.json": _json(sample.metadata)} if sample.metadata else {})
 
 
@@ -61,7 +63,7 @@ def decode(key: str, members: Mapping[str, bytes], name: str = "", source: Encod
         version = record["version"]
         if version > VERSION:
             raise ValueError(f"its version is {version}, this release reads up to {VERSION}; update scenewright")
-        extension = next((x for x in members if x in IMAGE_EXTENSIONS), None)
+        extension = next((x for x in members if x not in ("json", "txt", "source.json")), None)
         if extension is not None:
             source = EncodedImage(members[extension], extension, record["source"], tuple(record["border"]))
         return Sample(
@@ -76,6 +78,15 @@ def decode(key: str, members: Mapping[str, bytes], name: str = "", source: Encod
     except (KeyError, TypeError, ValueError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{name or key}: the record cannot be read: {what}") from error
+
+
+def _extension(source: EncodedImage) -> str:
+    """The file's own extension if it is an image's; else what the bytes say they are."""
+    if source.extension in IMAGE_EXTENSIONS:
+        return source.extension
+    with PILImage.open(io.BytesIO(source.data)) as image:
+        kind = str(image.format).lower()
+    return {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2"}.get(kind, kind)
 
 
 def _instances(layout: Layout) -> list[dict[str, Any]]:
@@ -118,4 +129,8 @@ def _floats(values: torch.Tensor) -> Any:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, default=dict).encode("utf-8", errors="backslashreplace")
+    return json.dumps(value, ensure_ascii=False, default=_plain).encode("utf-8", errors="backslashreplace")
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)

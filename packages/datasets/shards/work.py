@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from more_itertools import ichunked
+from more_itertools import consume, ichunked
 
 from scenewright.datasets.shards.writer import ShardWriter
 from scenewright.layout import Sample
@@ -69,10 +69,33 @@ def write_shards(
         numbers = [n for n in shard_numbers(length, samples_per_shard, rank, world_size) if not writer.has(n)]
         _write_ranges(dataset, length, writer, annotate, samples_per_shard, numbers, on_sample)
         return
-    mine = shard_numbers(1, samples_per_shard, rank, world_size)  # checks the numbers
+    shard_numbers(1, samples_per_shard, rank, world_size)  # checks the numbers
     for number, samples in enumerate(ichunked(dataset, samples_per_shard)):
-        if number % world_size == mine.start and not writer.has(number):
-            writer.write(number, annotate(samples), on_sample)
+        if number % world_size == rank and not writer.has(number):
+            _write_shard(writer, number, annotate(samples), on_sample)
+        else:
+            consume(samples)  # or they would be kept
+
+
+def _write_shard(
+    writer: ShardWriter, number: int, annotated: Iterator[Sample], on_sample: Callable[[Sample], None] | None
+) -> None:
+    try:
+        writer.write(number, annotated, on_sample)
+    finally:
+        if isinstance(annotated, Generator):
+            annotated.close()
+
+
+def _read(dataset: RangedDataset, start: int, stop: int) -> Iterator[Sample]:
+    """The samples of a range, counted: one too few would shift all that come after."""
+    count = 0
+    for sample in dataset.read(start, stop):
+        count += 1
+        yield sample
+    if count != stop - start:
+        name = type(dataset).__name__
+        raise ValueError(f"{name}.read({start}, {stop}) must give {stop - start} samples, it gave {count}")
 
 
 def _write_ranges(
@@ -85,7 +108,7 @@ def _write_ranges(
     on_sample: Callable[[Sample], None] | None,
 ) -> None:
     ranges = {n: (n * samples_per_shard, min((n + 1) * samples_per_shard, length)) for n in numbers}
-    samples = (sample for start, stop in ranges.values() for sample in dataset.read(start, stop))
+    samples = (sample for start, stop in ranges.values() for sample in _read(dataset, start, stop))
     annotated = annotate(samples)
     try:
         for number, (start, stop) in ranges.items():

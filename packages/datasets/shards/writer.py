@@ -3,17 +3,19 @@
 import errno
 import json
 import os
-import socket
+import re
+import secrets
 import tarfile
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from scenewright.datasets.shards.ledger import Manifest, differences, identity, left_behind
+from scenewright.datasets.shards.ledger import Manifest, differences, hold, identity, left_behind, recorded_run
 from scenewright.datasets.shards.record import encode
 from scenewright.layout import Sample
 
@@ -49,13 +51,14 @@ class ShardWriter:
             raise ValueError(f"images must be 'copy' or 'none', got {images!r}")
         self.directory, self.run, self.images = Path(directory), dict(run or {}), images
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._begin(allow_mixed)
         for path in left_behind(self.directory):
             path.unlink(missing_ok=True)
-        self._begin(allow_mixed)
         self._encoders = ThreadPoolExecutor(workers, thread_name_prefix="encode")
         self._pen = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: deque[Future[None]] = deque()
         self._open: _OpenShard | None = None
+        self._failed = False
 
     def has(self, number: int) -> bool:
         """Whether a shard is whole."""
@@ -74,7 +77,7 @@ class ShardWriter:
             on_sample: called with each sample as it arrives.
 
         Raises:
-            ValueError: a key occurs twice.
+            ValueError: a key occurs twice, or has a character that WebDataset or a file system takes for its own.
             OSError: the disk refuses; what was whole before stays.
         """
         shard = _OpenShard(self.directory, number, self.run)
@@ -82,6 +85,8 @@ class ShardWriter:
         for sample in samples:
             if sample.key in statuses:
                 raise ValueError(f"the dataset gives the key {sample.key!r} twice")
+            if not re.fullmatch(r"[^./\\\s\x00-\x1f]+", sample.key):
+                raise ValueError(f"a key must have no dots, slashes or spaces, the dataset gives {sample.key!r}")
             statuses[sample.key] = sample.status
             members = None if sample.error else self._encoders.submit(encode, sample, self.images == "copy")
             self._behind(self._add, shard, sample.key, sample.status, len(sample.warnings), members)
@@ -127,12 +132,29 @@ class ShardWriter:
     def _add(
         self, shard: "_OpenShard", key: str, status: str, warnings: int, members: Future[dict[str, bytes]] | None
     ) -> None:
+        if self._failed:  # a shard that misses a sample must never be called whole
+            return
         self._open = shard
-        shard.add(key, status, warnings, members.result() if members is not None else {})
+        try:
+            contents = members.result() if members is not None else {}
+        except Exception as error:  # the sample's own fault: it cannot be put into words or bytes
+            status, contents = f"error: it cannot be written: {type(error).__name__}: {error}", {}
+        with self._failing():
+            shard.add(key, status, warnings, contents)
 
     def _finish(self, shard: "_OpenShard") -> None:
-        shard.finish()
-        self._open = None
+        if not self._failed:
+            with self._failing():
+                shard.finish()
+            self._open = None
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._failed = True
+            raise
 
     def _abandon(self) -> None:
         self._pen.shutdown(cancel_futures=True)
@@ -148,9 +170,15 @@ class ShardWriter:
     def _begin(self, allow_mixed: bool) -> None:
         """Say in ``run.json`` what makes the shards, unless another process has said the same."""
         path = self.directory / "run.json"
-        begun = any(x.name[0].isdigit() for x in self.directory.glob("*.json"))
-        if not path.exists() or not begun:
-            _write_whole(path, json.dumps(self.run, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        theirs = recorded_run(self.directory)
+        ours = json.dumps(self.run, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+        idle = not any(x.name[0] in "0123456789." for x in self.directory.glob("*.*"))
+        if not path.exists():
+            # of several processes that begin together, one is first, and the others compare with it
+            lost = None if theirs is None else json.dumps(theirs, indent=1, sort_keys=True, ensure_ascii=False)
+            _write_whole(path, ours if lost is None else lost.encode() + b"\n", replace=False)
+        elif idle:  # begun, but nothing was done: nothing can be mixed
+            _write_whole(path, ours)
         theirs = json.loads(path.read_bytes())
         if not allow_mixed and (changed := differences(json.loads(identity(self.run)), json.loads(identity(theirs)))):
             shown = "\n  ".join(changed)
@@ -186,18 +214,19 @@ class _OpenShard:
         file.write(bytes(end + -(file.length + end) % tarfile.RECORDSIZE))
         file.sync()
         os.replace(file.path, self.path)
+        file.close()
         _sync_folder(self.directory)
         manifest = Manifest(self.number, file.length, file.digest, self._samples, self._warnings, self.run)
         _write_whole(self.directory / f"{self.number:05d}.json", manifest.to_json())
 
     def abandon(self) -> None:
         if self._file is not None:
-            self._file.close()
             self._file.path.unlink(missing_ok=True)
+            self._file.close()
 
     def _started(self) -> "_Digesting":
         if self._file is None:
-            self._file = _Digesting(_temporary(self.path))
+            self._file = _Digesting(self.path)
         return self._file
 
 
@@ -222,15 +251,20 @@ def _header(name: str, size: int) -> bytes:
 
 
 class _Digesting:
-    """A file that knows its length and digest without being read again.
+    """A temporary file that knows its length and digest without being read again.
 
     A block of a megabyte is digested in a thread while it is written, for that takes longer.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        while True:
+            self.path = _temporary(path)
+            self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 close is another method
+            hold(self._file)
+            if self.path.exists():  # else another process took it for left behind, before it was held
+                break
+            self._file.close()
         self.length = 0
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 closed by sync or close
         self._sha256 = sha256()
         self._digester = ThreadPoolExecutor(1, thread_name_prefix="digest")
         self._digesting: Future[None] | None = None
@@ -251,8 +285,8 @@ class _Digesting:
 
     def sync(self) -> None:
         self._write_held()
+        self._digester.shutdown()
         os.fsync(self._file.fileno())
-        self.close()
 
     def close(self) -> None:
         self._digester.shutdown()
@@ -269,23 +303,26 @@ class _Digesting:
             block = block[self._file.write(block) :]
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Replace a file by another, never by a part of it."""
-    file = _Digesting(_temporary(path))
+def _write_whole(path: Path, data: bytes, replace: bool = True) -> None:
+    """Make a file, or replace it by another: never by a part of it."""
+    file = _Digesting(path)
     try:
         file.write(data)
         file.sync()
-        os.replace(file.path, path)
-    except BaseException:
-        file.close()
+        if replace:
+            os.replace(file.path, path)
+        else:
+            with suppress(FileExistsError):
+                os.link(file.path, path)
+    finally:
         file.path.unlink(missing_ok=True)
-        raise
+        file.close()
     _sync_folder(path.parent)
 
 
 def _temporary(path: Path) -> Path:
-    """A name that says whose it is, so that what a killed process left can be told and removed."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    """A name of nobody else's; hidden, so that no pattern for shards matches it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _sync_folder(directory: Path) -> None:
