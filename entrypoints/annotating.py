@@ -44,7 +44,7 @@ class Annotating:
             redo: shards that count as not there.
         """
         cfg = self.cfg
-        writer = ShardWriter(cfg.output_dir, self.record, cfg.images, cfg.allow_mixed, workers=cfg.workers)
+        writer = ShardWriter(cfg.output_dir, self.record, cfg.images, cfg.allow_mixed)
         for number in redo:
             writer.forget(number)
         sizes = self._shard_sizes()
@@ -91,7 +91,7 @@ class Annotating:
             return
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            with ShardWriter(folder, images=self.cfg.images, workers=self.cfg.workers) as writer:
+            with ShardWriter(folder, images=self.cfg.images) as writer:
                 write_shards(_First(self.dataset, images), writer, self._annotate, samples_per_shard=images)
             seconds = time.perf_counter() - start
             if not self.timings.images:

@@ -33,7 +33,6 @@ class ShardWriter:
         run: what makes the shards (configuration, plugins, seed, source), into ``run.json`` and every manifest.
         images: ``copy`` stores the images' own bytes; ``none`` only the annotations.
         allow_mixed: continue a folder that another ``run`` began.
-        workers: threads that encode.
 
     Raises:
         ValueError: the folder was begun by another run; the message names what differs.
@@ -45,7 +44,6 @@ class ShardWriter:
         run: Mapping[str, Any] | None = None,
         images: str = "copy",
         allow_mixed: bool = False,
-        workers: int = 2,
     ) -> None:
         if images not in ("copy", "none"):
             raise ValueError(f"images must be 'copy' or 'none', got {images!r}")
@@ -54,7 +52,6 @@ class ShardWriter:
         self._begin(allow_mixed)
         for path in left_behind(self.directory):
             path.unlink(missing_ok=True)
-        self._encoders = ThreadPoolExecutor(workers, thread_name_prefix="encode")
         self._pen = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: deque[Future[None]] = deque()
         self._open: _OpenShard | None = None
@@ -88,8 +85,7 @@ class ShardWriter:
             if not re.fullmatch(r"[^./\\\s\x00-\x1f]+", sample.key):
                 raise ValueError(f"a key must have no dots, slashes or spaces, the dataset gives {sample.key!r}")
             statuses[sample.key] = sample.status
-            members = None if sample.error else self._encoders.submit(encode, sample, self.images == "copy")
-            self._behind(self._add, shard, sample.key, sample.status, len(sample.warnings), members)
+            self._behind(self._add, shard, sample)
             if on_sample is not None:
                 on_sample(sample)
         self._behind(self._finish, shard)
@@ -116,7 +112,7 @@ class ShardWriter:
     def _behind(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have the pen do something, after what it was told before; wait when it lags far behind."""
         self._pending.append(self._pen.submit(function, *arguments))
-        while len(self._pending) > 32 or (self._pending and self._pending[0].done()):
+        while len(self._pending) > 16 or (self._pending and self._pending[0].done()):
             self._wait()
 
     def _wait(self) -> None:
@@ -129,18 +125,18 @@ class ShardWriter:
             what = "no space left on device; whole shards stay, and the same command continues"
             raise OSError(errno.ENOSPC, what, str(self.directory)) from error
 
-    def _add(
-        self, shard: "_OpenShard", key: str, status: str, warnings: int, members: Future[dict[str, bytes]] | None
-    ) -> None:
+    def _add(self, shard: "_OpenShard", sample: Sample) -> None:
         if self._failed:  # a shard that misses a sample must never be called whole
             return
         self._open = shard
-        try:
-            contents = members.result() if members is not None else {}
-        except Exception as error:  # the sample's own fault: it cannot be put into words or bytes
-            status, contents = f"error: it cannot be written: {type(error).__name__}: {error}", {}
+        status, members = sample.status, dict[str, bytes]()
+        if not sample.error:
+            try:
+                members = encode(sample, self.images == "copy")
+            except Exception as error:  # the sample's own fault: it cannot be put into words or bytes
+                status = f"error: it cannot be written: {type(error).__name__}: {error}"
         with self._failing():
-            shard.add(key, status, warnings, contents)
+            shard.add(sample.key, status, len(sample.warnings), members)
 
     def _finish(self, shard: "_OpenShard") -> None:
         if not self._failed:
@@ -158,7 +154,6 @@ class ShardWriter:
 
     def _abandon(self) -> None:
         self._pen.shutdown(cancel_futures=True)
-        self._encoders.shutdown(cancel_futures=True)
         self._pending.clear()
         if self._open is not None:
             self._open.abandon()
@@ -253,7 +248,8 @@ def _header(name: str, size: int) -> bytes:
 class _Digesting:
     """A temporary file that knows its length and digest without being read again.
 
-    A block of a megabyte is digested in a thread while it is written, for that takes longer.
+    SHA-256 can be slower than the disk, so blocks are digested in a thread while others are
+    written. They are large, for a thread that comes back from one waits for Python's lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -267,7 +263,7 @@ class _Digesting:
         self.length = 0
         self._sha256 = sha256()
         self._digester = ThreadPoolExecutor(1, thread_name_prefix="digest")
-        self._digesting: Future[None] | None = None
+        self._digesting: deque[Future[None]] = deque()
         self._held: list[bytes] = []
         self._held_bytes = 0
 
@@ -280,13 +276,13 @@ class _Digesting:
         self.length += len(data)
         self._held.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes >= 1 << 20:
+        if self._held_bytes >= 4 << 20:
             self._write_held()
 
     def sync(self) -> None:
         self._write_held()
-        self._digester.shutdown()
         os.fsync(self._file.fileno())
+        self._digester.shutdown()
 
     def close(self) -> None:
         self._digester.shutdown()
@@ -296,9 +292,9 @@ class _Digesting:
         block = memoryview(b"".join(self._held))
         self._held.clear()
         self._held_bytes = 0
-        if self._digesting is not None:
-            self._digesting.result()
-        self._digesting = self._digester.submit(self._sha256.update, block)
+        self._digesting.append(self._digester.submit(self._sha256.update, block))
+        while len(self._digesting) > 4:
+            self._digesting.popleft().result()
         while block:  # a disk that is nearly full takes a part of it
             block = block[self._file.write(block) :]
 
