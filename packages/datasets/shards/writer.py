@@ -49,9 +49,9 @@ class ShardWriter:
             raise ValueError(f"images must be 'copy' or 'none', got {images!r}")
         self.directory, self.run, self.images = Path(directory), dict(run or {}), images
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._begin(allow_mixed)
         for path in left_behind(self.directory):
             path.unlink(missing_ok=True)
+        self._begin(allow_mixed)
         self._pen = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: deque[Future[None]] = deque()
         self._open: _OpenShard | None = None
@@ -167,7 +167,7 @@ class ShardWriter:
         path = self.directory / "run.json"
         theirs = recorded_run(self.directory)
         ours = json.dumps(self.run, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-        idle = not any(x.name[0] in "0123456789." for x in self.directory.glob("*.*"))
+        idle = not any(any(self.directory.glob(pattern)) for pattern in ("[0-9]*.*", ".*.tmp"))
         if not path.exists():
             # of several processes that begin together, one is first, and the others compare with it
             lost = None if theirs is None else json.dumps(theirs, indent=1, sort_keys=True, ensure_ascii=False)
