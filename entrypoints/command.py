@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 
 from omegaconf import DictConfig
@@ -30,6 +30,19 @@ def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig]
             sys.exit(2)
 
     return guarded
+
+
+def quoted_patterns(arguments: Sequence[str]) -> list[str]:
+    """Quote values like ``cc3m/{00000..00331}.tar``: the shell took the user's quotes, and Hydra would see a dict."""
+    quoted = []
+    for argument in arguments:
+        field, equals, value = argument.partition("=")
+        is_container = value.startswith(("[", "'", '"')) or (value.startswith("{") and value.endswith("}"))
+        interpolated = "${" in value
+        quoted.append(
+            f"{field}='{value}'" if equals and "{" in value and not is_container and not interpolated else argument
+        )
+    return quoted
 
 
 def _users(error: BaseException) -> BaseException | None:

@@ -17,6 +17,7 @@ from PIL import Image as PILImage
 
 from scenewright.datasets.shards import Shards, stats, verify
 from scenewright.entrypoints.annotating import Annotating, too_many
+from scenewright.entrypoints.command import quoted_patterns
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "tests" / "plugin"
@@ -267,6 +268,28 @@ def test_help_does_not_wait_for_torch():
 def test_a_wrong_option_lists_the_right_ones():
     done = command("annotator/detector=brihgtest", "output_dir=x", path=PLUGIN)
     assert done.returncode == 1 and "brightest" in done.stderr and "superpixels" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "quoted"),
+    [
+        ("--help", "--help"),
+        ("dataset=shapes", "dataset=shapes"),
+        ("dataset.shards=cc3m/{00000..00331}.tar", "dataset.shards='cc3m/{00000..00331}.tar'"),
+        ("dataset.shards={a,b}/0.tar", "dataset.shards='{a,b}/0.tar'"),
+        ("dataset.shards='x/{0..1}.tar'", "dataset.shards='x/{0..1}.tar'"),
+        ("dataset.weights={a: 1, b: 2}", "dataset.weights={a: 1, b: 2}"),
+        ("metric=[{a: 1}]", "metric=[{a: 1}]"),
+        ("x=${y}/z", "x=${y}/z"),
+    ],
+)
+def test_braces_of_a_path_reach_the_dataset_as_typed(argument, quoted):
+    assert quoted_patterns([argument]) == [quoted]
+
+
+def test_a_brace_pattern_on_the_command_line_composes():
+    done = command("dataset=img2dataset", "dataset.shards=cc3m/{00000..00331}.tar", "output_dir=x", "--cfg", "job")
+    assert "shards: cc3m/{00000..00331}.tar" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("door", ["tried", "named", "shipped"])
