@@ -78,13 +78,13 @@ class ShardWriter:
             OSError: the disk refuses; what was whole before stays.
         """
         shard = _OpenShard(self.directory, number, self.run)
-        statuses: dict[str, str] = {}
+        keys: set[str] = set()
         for sample in samples:
-            if sample.key in statuses:
+            if sample.key in keys:
                 raise ValueError(f"the dataset gives the key {sample.key!r} twice")
             if not re.fullmatch(r"[^./\\\s\x00-\x1f]+", sample.key):
                 raise ValueError(f"a key must have no dots, slashes or spaces, the dataset gives {sample.key!r}")
-            statuses[sample.key] = sample.status
+            keys.add(sample.key)
             self._behind(self._add, shard, sample)
             if on_sample is not None:
                 on_sample(sample)
