@@ -272,6 +272,20 @@ def _png(image: Image) -> bytes:
     return file.getvalue()
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a filter says of one image.
+
+    Attributes:
+        image: why the whole image is to be dropped; empty to keep it.
+        regions: why each region is to be dropped, in the layout's order, empty to keep it; without any
+            entries all are kept.
+    """
+
+    image: str = ""
+    regions: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One image and what is known of it: the unit of a shard.
@@ -285,6 +299,9 @@ class Sample:
         metadata: whatever the source carried (url, licence, …), written back unchanged.
         warnings: what was mended or dropped on the way, for people.
         error: why the image could not be annotated; empty for all others.
+        dropped: the regions that filters dropped from ``layout``.
+        reasons: why, one for each dropped region.
+        rejected: why a filter dropped the whole image; empty for all others.
     """
 
     key: str
@@ -295,6 +312,15 @@ class Sample:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     error: str = ""
+    dropped: Layout = field(default_factory=Layout.empty)
+    reasons: list[str] = field(default_factory=list)
+    rejected: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.reasons) != len(self.dropped):
+            raise ValueError(
+                f"there must be one reason per dropped region ({len(self.dropped)}), got {len(self.reasons)}"
+            )
 
     @classmethod
     def from_image(cls, key: str, image: Image, **known: Any) -> Sample:
@@ -315,8 +341,12 @@ class Sample:
 
     @property
     def status(self) -> str:
-        """``ok``, ``empty`` (read well, no region in it) or ``error: why``."""
-        return f"error: {self.error}" if self.error else "ok" if len(self.layout) else "empty"
+        """``ok``, ``empty`` (read well, no region in it), ``dropped: why`` (by a filter) or ``error: why``."""
+        if self.error:
+            return f"error: {self.error}"
+        if self.rejected:
+            return f"dropped: {self.rejected}"
+        return "ok" if len(self.layout) else "empty"
 
 
 @dataclass(frozen=True, eq=False)

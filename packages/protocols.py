@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from scenewright.layout import Batch, Image, Images, Layout, RunLengths, Sample
+from scenewright.layout import Batch, Image, Images, Layout, RunLengths, Sample, Verdict
 
 
 @runtime_checkable
@@ -45,6 +45,19 @@ class Captioner(Protocol):
     """Describes each region: one caption per box, in the layout's order."""
 
     def caption(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[str]]: ...
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """Says what is not worth keeping, and why; the pipeline drops it.
+
+    ``after`` names the stage whose results it looks at: "source", "tagger", "detector",
+    "segmenter" or "captioner". What a filter drops, later stages never see.
+    """
+
+    after: str
+
+    def judge(self, samples: Sequence[Sample]) -> list[Verdict]: ...
 
 
 @runtime_checkable

@@ -1,6 +1,8 @@
 """What tests share: an offline machine, small pictures, and the configurations as users compose them."""
 
 import io
+import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image as PILImage
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,6 +49,18 @@ def config() -> Callable[..., DictConfig]:
             return compose(name, list(overrides))
 
     return composed
+
+
+@pytest.fixture
+def golden() -> Callable[[str], tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    """``golden("ram/ram")``: a fixture's JSON and its tensors, from ``tests/golden`` or from SCENEWRIGHT_GOLDEN."""
+
+    def read(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        path = Path(os.environ.get("SCENEWRIGHT_GOLDEN", ROOT / "tests" / "golden")) / name
+        about, tensors = (path.with_name(path.name + suffix) for suffix in (".json", ".safetensors"))
+        return json.loads(about.read_text()) if about.exists() else {}, load_file(tensors) if tensors.exists() else {}
+
+    return read
 
 
 @pytest.fixture

@@ -1,0 +1,42 @@
+"""Of boxes that say the same, keep the surest."""
+
+import torch
+from torchvision.ops import batched_nms, nms
+
+from scenewright.layout import Layout
+
+
+def suppress(
+    layout: Layout,
+    *,
+    nms_threshold: float | None = 0.5,
+    class_agnostic: bool = True,
+    max_boxes: int | None = None,
+    max_area: float = 1.0,
+) -> Layout:
+    """The regions that remain, surest first; equal scores keep their order.
+
+    Args:
+        layout: needs ``scores``.
+        nms_threshold: a box goes when its IoU with a surer one is above this; None keeps all.
+        class_agnostic: whatever their labels; else only boxes of one label rule each other out.
+        max_boxes: at most so many.
+        max_area: larger boxes go, as a fraction of the image, in (0, 1]. 1 keeps a box of the whole image.
+
+    Raises:
+        ValueError: the layout has no scores.
+    """
+    if layout.scores is None:
+        raise ValueError("boxes can only rule each other out by their scores; the layout has none")
+    sides = (layout.boxes[:, 2:] - layout.boxes[:, :2]).clamp(min=0)
+    if max_area < 1:
+        layout = layout.keep(sides.prod(1) <= max_area)
+    if nms_threshold is None:
+        kept = layout.scores.argsort(descending=True, stable=True)
+    elif class_agnostic:
+        kept = nms(layout.boxes, layout.scores, nms_threshold)
+    else:
+        names = {label: i for i, label in enumerate(dict.fromkeys(layout.labels))}
+        groups = torch.tensor([names[label] for label in layout.labels], dtype=torch.int64, device=layout.boxes.device)
+        kept = batched_nms(layout.boxes, layout.scores, groups, nms_threshold)
+    return layout.keep(kept[:max_boxes])
