@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from scenewright.annotators.pipeline import Timings, annotate
 from scenewright.annotators.provenance import describe, package_versions
+from scenewright.checkpoints import MissingWeights, check
 from scenewright.datasets.shards import Counts, ShardWriter, manifests, shard_numbers, stats, write_shards
 from scenewright.layout import Sample
 from scenewright.protocols import Dataset, RangedDataset
@@ -32,6 +33,8 @@ class Annotating:
         self.process = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=365))])
         self.dataset = instantiate(cfg.dataset, _convert_="all")
         self.annotators: dict[str, Any] = instantiate(cfg.get("annotator") or {}, _convert_="all")
+        self.filters: dict[str, Any] = instantiate(cfg.get("filter") or {}, _convert_="all")
+        check_weights({**self.annotators, **self.filters})
         self.length = len(self.dataset) if isinstance(self.dataset, RangedDataset) else None
         self.timings = Timings()
         self.rank = cfg.job_index * self.process.num_processes + self.process.process_index
@@ -55,7 +58,7 @@ class Annotating:
 
             def on_sample(sample: Sample) -> None:
                 counts.add(sample)
-                progress.set_postfix(ok=counts.ok, empty=counts.empty, error=counts.error, refresh=False)
+                progress.set_postfix({k: v for k, v in vars(counts).items() if v or k != "dropped"}, refresh=False)
                 progress.update()
 
             write_shards(
@@ -78,7 +81,8 @@ class Annotating:
         for reason, times in list(found["reasons"].items())[:10]:
             print(f"  {times} × {reason}")
         print(
-            f"{found['images']} images: {found['ok']} ok, {found['empty']} empty, {found['error']} failed · "
+            f"{found['images']} images: {found['ok']} ok, {found['empty']} empty, "
+            f"{found['dropped']} dropped, {found['error']} failed · "
             f"{found['shards']} shards, {found['bytes'] / 1e6:.1f} MB in {self.cfg.output_dir}"
         )
         if too_many(found["error"], found["images"], self.cfg.max_errors):
@@ -108,10 +112,11 @@ class Annotating:
             source["shards"] = len(shard_numbers(self.length, self.cfg.samples_per_shard))
         config = OmegaConf.to_container(self.cfg, resolve=True)
         assert isinstance(config, dict)
-        kept = ("dataset", "annotator", "samples_per_shard", "images", "seed")
+        kept = ("dataset", "annotator", "filter", "purge", "clip_boxes", "samples_per_shard", "images", "seed")
         return {
             "config": {name: config[name] for name in kept if name in config},
             "plugins": {name: describe(plugin) for name, plugin in self.annotators.items()},
+            "filters": {name: describe(judge) for name, judge in self.filters.items()},
             "source": source,
             "packages": package_versions(),
         }
@@ -120,6 +125,9 @@ class Annotating:
         return annotate(
             samples,
             **self.annotators,
+            filters=list(self.filters.values()),
+            purge=self.cfg.purge,
+            clip_boxes=self.cfg.clip_boxes,
             batch_size=self.cfg.batch_size,
             workers=self.cfg.workers,
             device=self.process.device,
@@ -146,6 +154,18 @@ class Annotating:
             smoothing=0.05,
             mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file needs no film
         )
+
+
+def check_weights(plugins: Mapping[str, Any]) -> None:
+    """Make sure, before anything is done, that all weights are there.
+
+    Raises:
+        MissingWeights: some are not; it says which, where to put them, and what works without.
+    """
+    try:
+        check(plugins)
+    except MissingWeights as error:
+        raise MissingWeights(f"{error}. Or annotate without any weights: experiment=embedded") from error
 
 
 def forget_failed(writer: ShardWriter, rank: int, world_size: int) -> None:

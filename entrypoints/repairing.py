@@ -32,8 +32,17 @@ def repair(cfg: DictConfig) -> None:
     from scenewright.entrypoints.annotating import Annotating
 
     settings = {"output_dir": str(folder), "batch_size": cfg.batch_size, "workers": cfg.workers}
-    defaults = {"max_errors": 0.5, "retry_errors": False, "allow_mixed": False, "num_jobs": 1, "job_index": 0}
-    run = Annotating(OmegaConf.create({**recorded, **settings, **defaults}))
+    defaults = {
+        "filter": {},
+        "purge": False,
+        "clip_boxes": True,
+        "max_errors": 0.5,
+        "retry_errors": False,
+        "allow_mixed": False,
+        "num_jobs": 1,
+        "job_index": 0,
+    }
+    run = Annotating(OmegaConf.create({**defaults, **recorded, **settings}))
     run.write(redo=sorted({fault.number for fault in faults if fault.damaged and fault.number >= 0}))
     run.conclude()
 

@@ -7,7 +7,7 @@ is ever run.
 import inspect
 import logging
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,26 @@ logger = logging.getLogger(__name__)
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
 
 
+#: The commit that the hub named, by repository and revision: it is asked once in a run.
+_ANSWERS: dict[tuple[str, str], str | None] = {}
+
+
 class CheckpointError(ValueError):
     """Weights that cannot be used. It is about the run, not about one image: nothing goes on without them."""
 
 
 class MissingWeights(CheckpointError):
-    """Weights that are not there."""
+    """Weights that are not there.
+
+    Args:
+        message: what is missing, for people.
+        checkpoint: which, where the hub would have it.
+        reason: why the hub does not give it.
+    """
+
+    def __init__(self, message: str, checkpoint: "Checkpoint | None" = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.checkpoint, self.reason = checkpoint, reason
 
 
 @dataclass(frozen=True)
@@ -49,10 +63,11 @@ class Checkpoint:
 
     @property
     def commit(self) -> str | None:
-        """The hub's commit that is on this machine; None for a path, and for what is not here."""
+        """The commit of the hub's repository that is or will be used; None for a path, and where nobody knows."""
         found = self._cached(self.files[0])
-        # .../snapshots/COMMIT/FILE
-        return None if found is None else found.parts[found.parts.index("snapshots") + 1]
+        if found is not None:  # .../snapshots/COMMIT/FILE
+            return found.parts[found.parts.index("snapshots") + 1]
+        return None if self.is_local else _ANSWERS.get((self.name, self.revision))
 
     def check(self) -> None:
         """Make sure that it is here or can be fetched, without loading it.
@@ -140,48 +155,99 @@ class Checkpoint:
         return Path(found) if isinstance(found, str) else None
 
     def _ask_hub(self) -> None:
-        """Ask once, so that a machine without network hears it at once and not after many retries."""
+        """Ask once, without retries, so that a machine without network hears it at once and not after many retries."""
         from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import HFValidationError
 
+        if (self.name, self.revision) in _ANSWERS:
+            return
         try:
             if constants.is_offline_mode():
                 raise OSError("HF_HUB_OFFLINE is set")
-            HfApi().model_info(self.name, revision=self.revision, timeout=10)
+            answer = HfApi().model_info(self.name, revision=self.revision, timeout=10)
+            _ANSWERS[self.name, self.revision] = answer.sha
         except HFValidationError as error:
             raise MissingWeights(f"{self.name} is no file or folder here, and no id of a hub either") from error
         except Exception as error:  # whatever the client's transport raises
             raise self._missing(error) from error
 
     def _missing(self, error: Exception) -> MissingWeights:
-        from huggingface_hub import constants
-
         reason = " ".join(str(error).split())[:200]
-        return MissingWeights(
-            f"the weights {self._full_name} are not on this machine, and the hub does not give them ({reason}). "
-            f"Needed are {self._listed}. Where there is a network, run `hf download {self.name} --revision "
-            f"{self.revision}`; then either copy the folder it prints here and set checkpoint= to it, or copy "
-            f"models--{self.name.replace('/', '--')} of its cache into {constants.HF_HUB_CACHE}."
+        message = (
+            f"the weights {self._full_name} are not on this machine, and the hub does not give them ({reason}); "
+            f"needed are {self._listed}. {_how_to_bring([self])}"
         )
+        return MissingWeights(message, self, reason)
 
 
-def checkpoints_of(plugin: Any) -> Iterator[Checkpoint]:
-    """The checkpoints that a plugin will load, and those of plugins that were injected into it.
+def check(plugins: Mapping[str, Any]) -> None:
+    """Make sure, before any work is done, that the weights of plugins are here or can be fetched.
+
+    Args:
+        plugins: by the name that a user knows them by.
+
+    Raises:
+        MissingWeights: some are not; one paragraph says which, which files, and where to put them.
+    """
+    found: list[tuple[str, MissingWeights]] = []
+    for name, plugin in plugins.items():
+        for checkpoint in checkpoints_of(plugin):
+            try:
+                checkpoint.check()
+            except MissingWeights as error:
+                found.append((f"{name} {type(plugin).__name__}", error))
+    if not found:
+        return
+    paths = [f"{name}: {error}" for name, error in found if error.checkpoint is None]
+    hub = [(name, error.checkpoint, error.reason) for name, error in found if error.checkpoint is not None]
+    if hub:
+        listed = "; ".join(f"{name}: {x.name} at revision {x.revision} with {', '.join(x.files)}" for name, x, _ in hub)
+        reason = "; ".join(dict.fromkeys(why for _, _, why in hub))
+        paths.append(
+            f"weights are missing on this machine, and the hub does not give them ({reason}). Needed are, "
+            f"{listed}. {_how_to_bring([x for _, x, _ in hub])}"
+        )
+    raise MissingWeights(". ".join(paths))
+
+
+def _how_to_bring(checkpoints: Sequence[Checkpoint]) -> str:
+    from huggingface_hub import constants
+
+    commands = "; ".join(
+        f"hf download {x.name} --revision {x.revision} {'' if x.files == MODEL_FILES else ' '.join(x.files)}".strip()
+        for x in dict.fromkeys(checkpoints)
+    )
+    return (
+        f"On a machine with a network run `{commands}`, then either copy the folder that it prints to this machine "
+        "and name it (annotator.detector.checkpoint=/that/folder), or copy its models--* folders into "
+        f"{constants.HF_HUB_CACHE}"
+    )
+
+
+def checkpoints_of(plugin: Any, deeply: bool = True) -> Iterator[Checkpoint]:
+    """The checkpoints that a plugin will load.
 
     They are its attribute ``checkpoints`` if it has one, else ``checkpoint`` and ``revision``.
+
+    Args:
+        deeply: those of the plugins that were injected into it too.
     """
     declared = getattr(plugin, "checkpoints", None)
     if declared is not None:
         yield from declared
     elif isinstance(getattr(plugin, "checkpoint", None), (str, Path)):
         yield Checkpoint(str(plugin.checkpoint), getattr(plugin, "revision", "main"))
-    for value in injected_into(plugin):
+    for value in _injected_into(plugin) if deeply else ():
         yield from checkpoints_of(value)
 
 
-def injected_into(plugin: Any) -> Iterator[Any]:
-    """The objects with methods of their own that a plugin was constructed with."""
-    for name in inspect.signature(type(plugin)).parameters:
+def _injected_into(plugin: Any) -> Iterator[Any]:
+    """What a plugin was constructed with that is no plain value."""
+    try:
+        names = inspect.signature(type(plugin)).parameters
+    except ValueError:  # a class of C without a signature
+        return
+    for name in names:
         value = getattr(plugin, name, None)
         if value is not None and not isinstance(
             value, (str, bytes, int, float, Path, Tensor, Mapping, list, tuple, set)

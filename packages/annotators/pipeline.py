@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,15 @@ from more_itertools import batched
 from torch import Tensor
 
 from scenewright.annotators.ahead import ahead
+from scenewright.annotators.dropping import dropped
+from scenewright.checkpoints import CheckpointError
 from scenewright.layout import Layout, Sample
-from scenewright.protocols import Captioner, Detector, Segmenter, Tagger
+from scenewright.protocols import Captioner, Detector, Filter, Segmenter, Tagger
 
 logger = logging.getLogger(__name__)
+
+#: The stages that annotators make up, in their order.
+STAGES = ("tagger", "detector", "segmenter", "captioner")
 
 #: A stage takes samples whose images are sound and returns them annotated, in order, or raises.
 Stage = Callable[[Sequence[Sample]], list[Sample]]
@@ -45,6 +51,9 @@ def annotate(
     detector: Detector | None = None,
     segmenter: Segmenter | None = None,
     captioner: Captioner | None = None,
+    filters: Sequence[Filter] = (),
+    purge: bool = False,
+    clip_boxes: bool = True,
     batch_size: int = 8,
     workers: int = 4,
     device: torch.device | str = "cpu",
@@ -59,6 +68,10 @@ def annotate(
 
     Args:
         samples: in any image sizes, any number of them.
+        filters: each is asked after the stage that it names, in their order; what they drop, later stages
+            never see. Dropped regions stay in ``Sample.dropped``, with the reason.
+        purge: forget the dropped regions.
+        clip_boxes: cut boxes off at the image's edges. The reference systems do not.
         batch_size: images that a stage sees at once; results do not depend on it.
         workers: threads that read and decode.
         device: where images are put before the stages see them.
@@ -70,28 +83,36 @@ def annotate(
         of no regions. A caption that was given is kept. An image that cannot be read,
         or on which an annotator fails, comes out with ``error`` set and takes no
         other image with it.
+
+    Raises:
+        CheckpointError: the weights of a plugin are missing or unusable: nothing goes on without them.
     """
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
     timings = timings if timings is not None else Timings()
-    stages = _stages(tagger, detector, segmenter, captioner, device, seed)
-    with closing(ahead(_load, samples, workers=workers, depth=2 * batch_size + workers)) as loaded:
+    stages = _with_filters(_stages(tagger, detector, segmenter, captioner, device, seed, clip_boxes), filters, purge)
+    load = partial(_load, clip=clip_boxes)
+    with closing(ahead(load, samples, workers=workers, depth=2 * batch_size + workers)) as loaded:
         for batch in _timed(batched(loaded, batch_size), timings.seconds, "wait"):
             for name, stage in stages:
                 start = time.perf_counter()
-                sound = iter(_attempt(name, stage, [s for s in batch if not s.error]))
-                batch = tuple(s if s.error else next(sound) for s in batch)
+                sound = iter(_attempt(name, stage, [s for s in batch if _is_sound(s)]))
+                batch = tuple(next(sound) if _is_sound(s) else s for s in batch)
                 timings.seconds[name] += time.perf_counter() - start
             timings.images += len(batch)
             yield from batch
 
 
-def _load(sample: Sample) -> Sample:
+def _is_sound(sample: Sample) -> bool:
+    return not (sample.error or sample.rejected)
+
+
+def _load(sample: Sample, clip: bool) -> Sample:
     if sample.error:
         return sample
     try:
         sample.image  # noqa: B018 the first touch reads and decodes
-        return _with_layout(sample, sample.layout) if len(sample.layout) else sample
+        return _with_layout(sample, sample.layout, clip) if len(sample.layout) else sample
     except Exception as error:  # the file is a stranger's: whatever it makes a decoder raise is its own fault
         return replace(sample, error=_reason(error))
 
@@ -102,10 +123,17 @@ def _attempt(name: str, stage: Stage, samples: Sequence[Sample]) -> list[Sample]
         return []
     try:
         return stage(samples)
+    except CheckpointError:
+        raise
     except Exception as error:  # a plugin is a stranger's too
         if len(samples) == 1:
             logger.info("%s failed on %s", name, samples[0].key, exc_info=True)
             return [replace(samples[0], error=f"{name}: {_reason(error)}")]
+        exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    if exhausted:  # outside of the handler, which keeps the failed call's tensors alive
+        logger.warning("%s ran out of memory on %d images; going on with halves of them", name, len(samples))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     middle = len(samples) // 2
     return _attempt(name, stage, samples[:middle]) + _attempt(name, stage, samples[middle:])
 
@@ -136,6 +164,7 @@ def _stages(
     captioner: Captioner | None,
     device: torch.device | str,
     seed: int,
+    clip: bool,
 ) -> list[tuple[str, Stage]]:
     """The stages that were given, each with its name."""
 
@@ -151,7 +180,7 @@ def _stages(
 
     def detect(samples: Sequence[Sample]) -> list[Sample]:
         found = _call(detector, "detect", samples, seed, images(samples), [s.tags for s in samples])
-        return [_with_layout(s, x.to("cpu")) for s, x in zip(samples, found, strict=True)]
+        return [_with_layout(s, x.to("cpu"), clip) for s, x in zip(samples, found, strict=True)]
 
     def segment(samples: Sequence[Sample]) -> list[Sample]:
         # models refuse an image without regions, and have nothing to do there
@@ -168,9 +197,28 @@ def _stages(
         wholes = iter(_call(captioner, "caption", bare, seed, images(bare), whole))
         return [s if s.caption else replace(s, caption=_texts(next(wholes), "captions", 1)[0]) for s in samples]
 
-    every = [("tagger", tagger, tag), ("detector", detector, detect)]
-    every += [("segmenter", segmenter, segment), ("captioner", captioner, caption)]
+    plugins = (tagger, detector, segmenter, captioner)
+    every = zip(STAGES, plugins, (tag, detect, segment, caption), strict=True)
     return [(name, stage) for name, plugin, stage in every if plugin is not None]
+
+
+def _with_filters(
+    stages: Sequence[tuple[str, Stage]], filters: Sequence[Filter], purge: bool
+) -> list[tuple[str, Stage]]:
+    """The stages, with a stage of the filters that look at its results behind each."""
+    places = ["source", *STAGES]
+    for judge in filters:
+        if judge.after not in places:
+            raise ValueError(f"{type(judge).__name__}.after must be one of {places}, got {judge.after!r}")
+    given = dict(stages)
+    every: list[tuple[str, Stage]] = []
+    for place in places:
+        if place in given:
+            every.append((place, given[place]))
+        judges = [x for x in filters if x.after == place]
+        if judges:
+            every.append(("filters", partial(dropped, judges, purge=purge)))
+    return every
 
 
 def _call(plugin: Any, verb: str, samples: Sequence[Sample], seed: int, *arguments: Any) -> list[Any]:
@@ -192,7 +240,7 @@ def seed_of(key: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8]) >> 1
 
 
-def _with_layout(sample: Sample, layout: Layout) -> Sample:
+def _with_layout(sample: Sample, layout: Layout, clip: bool = True) -> Sample:
     """Take a detector's layout, without what cannot be a box."""
     boxes, scores = layout.boxes.float(), layout.scores
     finite = boxes.isfinite().all(1)
@@ -209,7 +257,10 @@ def _with_layout(sample: Sample, layout: Layout) -> Sample:
     warnings = [f"{int(which.sum())} of {len(layout)} boxes {what}" for what, which in notes.items() if which.any()]
     if layout.masks is not None:
         _check_masks(sample, layout.masks)
-    if warnings:  # else the boxes stay the very same
+    if not clip:
+        layout = layout.keep(finite & sized)
+        warnings = [x for x in warnings if "clipped" not in x]
+    elif warnings:  # else the boxes stay the very same
         layout = replace(layout, boxes=inside).keep(finite & sized)
     elif not torch.equal(inside, layout.boxes):
         layout = replace(layout, boxes=inside)

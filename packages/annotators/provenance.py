@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scenewright.checkpoints import Checkpoint, checkpoints_of
+
 #: The packages whose versions can change an annotation.
 PACKAGES = (
     "scenewright",
@@ -19,11 +21,12 @@ PACKAGES = (
     "scikit-image",
     "scipy",
     "pycocotools",
+    "segment-anything",
 )
 
 
 def describe(plugin: Any) -> dict[str, Any]:
-    """A plugin's class, its settings with their defaults, and a digest of its checkpoint where that is a file.
+    """A plugin's class, its settings with their defaults, and which weights it loads.
 
     Settings are the constructor's arguments that the plugin stores under their own
     names, which all of ours do; an injected plugin is described in its place.
@@ -31,10 +34,15 @@ def describe(plugin: Any) -> dict[str, Any]:
     kind = type(plugin)
     settings = {name: getattr(plugin, name) for name in inspect.signature(kind).parameters if hasattr(plugin, name)}
     known = {"class": f"{kind.__module__}.{kind.__qualname__}", "settings": {k: _plain(v) for k, v in settings.items()}}
-    checkpoint = settings.get("checkpoint")
-    if isinstance(checkpoint, (str, Path)) and Path(checkpoint).exists():
-        known["checkpoint_sha256"] = _digest(Path(checkpoint))
-    return known
+    weights = [_origin(x) for x in checkpoints_of(plugin, deeply=False)]
+    return known | ({"checkpoints": weights} if weights else {})
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, str | None]:
+    """Which weights exactly: the digest of a file or folder, or the commit of a hub's repository."""
+    if checkpoint.is_local:
+        return {"name": checkpoint.name, "sha256": _digest(Path(checkpoint.name).expanduser())}
+    return {"name": checkpoint.name, "revision": checkpoint.revision, "commit": checkpoint.commit}
 
 
 def package_versions() -> dict[str, str]:
@@ -62,7 +70,9 @@ def _plain(value: Any) -> Any:
 
 
 def _is_plugin(value: Any) -> bool:
-    return any(callable(getattr(value, verb, None)) for verb in ("tag", "detect", "segment", "caption", "read"))
+    return any(
+        callable(getattr(value, verb, None)) for verb in ("tag", "detect", "segment", "caption", "judge", "read")
+    )
 
 
 def _digest(path: Path) -> str:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from scenewright.annotators.pipeline import Timings, annotate, seed_of
-from scenewright.layout import EncodedImage, Layout, RunLengths, Sample
+from scenewright.checkpoints import CheckpointError
+from scenewright.layout import EncodedImage, Layout, RunLengths, Sample, Verdict
 
 BOX = torch.tensor([[0.25, 0.25, 0.75, 0.75]])
 
@@ -214,3 +215,116 @@ def test_timings_name_the_stages_and_count_the_images():
 def test_batch_size_must_be_positive():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         list(annotate(samples(1), batch_size=0))
+
+
+class Refuses:
+    """Drops the regions whose label it does not like, and the images of one value."""
+
+    def __init__(self, after="detector", labels=(), value=None):
+        self.after, self.labels, self.value = after, labels, value
+
+    def judge(self, samples):
+        return [
+            Verdict(
+                image="too dark" if int(s.image[0, 0, 0]) == self.value else "",
+                regions=["disliked" if label in self.labels else "" for label in s.layout.labels],
+            )
+            for s in samples
+        ]
+
+
+def test_what_a_filter_drops_leaves_the_layout_and_keeps_its_reason():
+    out = list(annotate(samples(2), **ALL, filters=[Refuses(labels=["t1"])]))
+    assert [len(s.layout) for s in out] == [1, 0] and [s.status for s in out] == ["ok", "empty"]
+    assert out[1].dropped.labels == ["t1"] and out[1].reasons == ["disliked"] and not out[1].dropped.captions
+
+
+def test_later_stages_never_see_what_a_filter_dropped():
+    seen = []
+
+    class Counts(Fills):
+        def segment(self, images, layouts):
+            seen.extend(map(len, layouts))
+            return super().segment(images, layouts)
+
+    list(annotate(samples(3), **ALL | {"segmenter": Counts()}, filters=[Refuses(labels=["t1"])]))
+    assert seen == [1, 1]
+
+
+def test_purged_regions_are_forgotten():
+    (sample,) = annotate(samples(1), **ALL, filters=[Refuses(labels=["t0"])], purge=True)
+    assert len(sample.layout) == len(sample.dropped) == len(sample.reasons) == 0
+
+
+def test_regions_dropped_after_different_stages_stand_together():
+    boxes = torch.cat([BOX, BOX / 2, BOX / 4])
+
+    class Three(Boxes):
+        def detect(self, images, tags):
+            return [Layout(boxes, ["a", "b", "c"]) for _ in images]
+
+    filters = [Refuses(labels=["a"]), Refuses("captioner", labels=["c"])]
+    (sample,) = annotate(samples(1), **ALL | {"detector": Three()}, filters=filters)
+    assert sample.layout.labels == ["b"] and sample.dropped.labels == ["a", "c"]
+    assert sample.dropped.captions == ["", "a c"] and sample.dropped.masks is None
+    assert torch.equal(sample.dropped.boxes, boxes[[0, 2]])
+
+
+def test_a_rejected_image_is_seen_by_no_later_stage_and_takes_no_other_with_it():
+    seen = []
+
+    class Sees(Names):
+        def tag(self, images):
+            seen.extend(int(i[0, 0, 0]) for i in images)
+            return super().tag(images)
+
+    out = list(annotate(samples(3), **ALL | {"tagger": Sees()}, filters=[Refuses("source", value=1)]))
+    assert seen == [0, 2] and [s.status for s in out] == ["ok", "dropped: too dark", "ok"]
+
+
+def test_a_filter_must_name_a_stage():
+    with pytest.raises(ValueError, match="Refuses.after must be one of .*'captioner'.*, got 'lunch'"):
+        list(annotate(samples(1), **ALL, filters=[Refuses("lunch")]))
+
+
+@pytest.mark.parametrize("verdicts", [[], [Verdict(regions=["a", "b", "c"])]], ids=["too few", "reasons for others"])
+def test_a_filter_that_miscounts_costs_its_image_only(verdicts):
+    class Miscounts:
+        after = "detector"
+
+        def judge(self, samples):
+            return verdicts
+
+    (sample,) = annotate(samples(1), **ALL, filters=[Miscounts()])
+    assert sample.status.startswith("error: filters: ")
+
+
+def test_missing_weights_stop_the_run():
+    class Heavy:
+        def detect(self, images, tags):
+            raise CheckpointError("no weights here")
+
+    with pytest.raises(CheckpointError, match="no weights here"):
+        list(annotate(samples(3), detector=Heavy()))
+
+
+def test_a_batch_that_is_too_much_for_the_memory_is_halved_and_said(caplog):
+    class Greedy(Names):
+        def tag(self, images):
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("too much")
+            return super().tag(images)
+
+    out = list(annotate(samples(8), tagger=Greedy(), batch_size=8))
+    assert [s.tags for s in out] == [[f"t{i}"] for i in range(8)]
+    assert "tagger ran out of memory on 8 images" in caplog.text
+
+
+def test_boxes_stay_as_they_came_where_clipping_is_off():
+    boxes = torch.tensor([[-0.1, 0.2, 0.5, 1.2], [0.3, 0.3, 0.3, 0.9]])
+    (clipped,) = annotate(samples(1), detector=Boxes(boxes))
+    (raw,) = annotate(samples(1), detector=Boxes(boxes), clip_boxes=False)
+    assert torch.equal(clipped.layout.boxes, torch.tensor([[0.0, 0.2, 0.5, 1.0]]))
+    assert torch.equal(raw.layout.boxes, boxes[:1]) and raw.warnings == [
+        "1 of 2 boxes had no area inside the image and were dropped"
+    ]

@@ -10,7 +10,7 @@ import webdataset
 
 from scenewright.datasets.image_folder import ImageFolder
 from scenewright.datasets.shapes import Shapes
-from scenewright.datasets.shards import Shards, ShardWriter, shard_numbers, write_shards
+from scenewright.datasets.shards import Shards, ShardWriter, shard_numbers, stats, verify, write_shards
 from scenewright.datasets.shards.record import decode, encode
 from scenewright.layout import EncodedImage, Layout, RunLengths, Sample
 from scenewright.protocols import RangedDataset
@@ -55,6 +55,39 @@ def test_a_record_round_trips_to_the_bit(kind):
     assert_equal(decode("a", encode(sample)), sample)
 
 
+def test_dropped_regions_stay_in_the_record_with_their_reasons():
+    whole = full_sample()
+    sample = replace(
+        whole,
+        layout=whole.layout.keep(torch.tensor([1])),
+        dropped=whole.layout.keep(torch.tensor([0])),
+        reasons=["small"],
+    )
+    members = encode(sample)
+    kept, gone = json.loads(members["json"])["instances"]
+    assert "kept" not in kept and gone["kept"] is False and gone["reason"] == "small" and gone["label"] == "dog"
+    back = decode("a", members)
+    assert_equal(back, sample)
+    assert_equal(replace(back, layout=back.dropped), replace(sample, layout=sample.dropped))
+    assert back.reasons == ["small"]
+
+
+def test_a_region_that_took_its_label_for_a_caption_says_so():
+    sample = full_sample()
+    sample = replace(sample, layout=replace(sample.layout, captions=["dog", "a cat"]))
+    assert [x["caption_status"] for x in json.loads(encode(sample)["json"])["instances"]] == ["label", "ok"]
+
+
+def test_a_rejected_image_is_in_the_manifest_only(tmp_path):
+    samples = [full_sample("a"), replace(full_sample("b"), rejected="it is blurred")]
+    with ShardWriter(tmp_path) as writer:
+        writer.write(0, samples)
+    manifest = json.loads((tmp_path / "00000.json").read_text())
+    assert manifest["samples"] == {"a": "ok", "b": "dropped: it is blurred"} and manifest["counts"]["dropped"] == 1
+    assert [s.key for s in Shards(tmp_path)] == ["a"] and list(verify(tmp_path)) == []
+    assert stats(tmp_path)["reasons"] == {"dropped: it is blurred": 1}
+
+
 def test_a_record_is_readable_by_eye_and_by_pycocotools():
     from pycocotools import mask
 
@@ -65,8 +98,8 @@ def test_a_record_is_readable_by_eye_and_by_pycocotools():
 
 def test_a_record_of_a_later_version_is_refused():
     members = encode(full_sample())
-    members["json"] = members["json"].replace(b'"version": 1', b'"version": 99')
-    with pytest.raises(ValueError, match="its version is 99, this release reads up to 1"):
+    members["json"] = members["json"].replace(b'"version": 2', b'"version": 99')
+    with pytest.raises(ValueError, match="its version is 99, this release reads up to 2"):
         decode("a", members)
 
 
@@ -105,7 +138,10 @@ def test_samples_with_an_error_are_in_the_manifest_only(tmp_path):
     written(tmp_path, samples)
     manifest = json.loads((tmp_path / "00000.json").read_text())
     assert manifest["samples"] == {"a": "ok", "b": "error: why", "c": "empty"}
-    assert manifest["counts"] == {"ok": 1, "empty": 1, "error": 1} and manifest["warnings"] == {"a": 1, "c": 1}
+    assert manifest["counts"] == {"ok": 1, "empty": 1, "error": 1, "dropped": 0} and manifest["warnings"] == {
+        "a": 1,
+        "c": 1,
+    }
     assert [s.key for s in Shards(tmp_path)] == ["a", "c"]
 
 

@@ -259,4 +259,4 @@ def test_warnings_and_statuses_add_up(tmp_path):
     samples = [Sample.from_image("a", image, layout=box, warnings=["x", "y"]), Sample("b", error="z")]
     write(tmp_path, samples)
     manifest = json.loads((tmp_path / "00000.json").read_text())
-    assert manifest["counts"] == {"ok": 1, "empty": 0, "error": 1} and manifest["warnings"] == {"a": 2}
+    assert manifest["counts"] == {"ok": 1, "empty": 0, "error": 1, "dropped": 0} and manifest["warnings"] == {"a": 2}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,17 @@ ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "tests" / "plugin"
 
 
+def without_weights(arguments: Sequence[str]) -> list[str]:
+    """The embedded annotators, unless an experiment or the help is asked for."""
+    asked = any(x.startswith("experiment=") or x == "--help" for x in arguments)
+    return [*arguments] if asked else [*arguments, "experiment=embedded"]
+
+
 def command(
     *arguments: str, program: str = "annotate", path: Path | None = None, **options
 ) -> subprocess.CompletedProcess:
+    if program == "annotate":
+        arguments = tuple(without_weights(arguments))
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
@@ -58,7 +66,7 @@ def run(config, monkeypatch, capsys) -> Callable[..., str]:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
     def annotated(*overrides: str) -> str:
-        run = Annotating(config("annotate", *overrides))
+        run = Annotating(config("annotate", *without_weights(overrides)))
         run.write()
         run.conclude()
         return capsys.readouterr().out
@@ -229,11 +237,29 @@ def test_shards_with_failures_are_redone_when_asked_for(run, photos, tmp_path):
 
 def test_a_dry_run_prints_an_estimate_and_writes_nothing(config, capsys, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    cfg = config("annotate", f"dataset.directory={photos}", f"output_dir={tmp_path / 'out'}", "dry_run=4")
+    cfg = config(
+        "annotate", "experiment=embedded", f"dataset.directory={photos}", f"output_dir={tmp_path / 'out'}", "dry_run=4"
+    )
     Annotating(cfg).estimate(cfg.dry_run)
     out = capsys.readouterr().out
     assert "measured on 4 images" in out and "all 7 images" in out and "GB" in out
     assert all(stage in out for stage in ("tagger", "detector", "segmenter", "captioner"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_end_in_one_paragraph_that_says_what_to_do(photos, tmp_path):
+    arguments = ("annotator/detector=groundingdino", f"dataset.directory={photos}", f"output_dir={tmp_path / 'out'}")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "entrypoints/annotate.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    for word in ("IDEA-Research/grounding-dino", "model.safetensors", "hf download", "cache", "experiment=embedded"):
+        assert word in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -248,10 +274,11 @@ def test_a_source_without_images_ends_in_one_line(what, tmp_path):
 def test_help_lists_every_group_and_option_third_party_ones_too():
     done = command("--help", path=PLUGIN)
     assert done.returncode == 0
-    for line in ("annotator/detector: brightest, superpixels", "annotator/segmenter: grabcut", "output_dir", "dry_run"):
+    for line in ("annotator/detector: brightest, ", "output_dir", "dry_run", "experiment=embedded"):
         assert line in done.stdout
-    for path in (ROOT / "conf" / "dataset").glob("*.yaml"):
-        assert path.stem in done.stdout
+    for group in ("dataset", "annotator/detector", "filter", "experiment"):
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert path.stem in done.stdout
 
 
 def test_help_does_not_wait_for_torch():
@@ -320,6 +347,7 @@ def test_a_plugin_from_outside_annotates(photos, tmp_path):
 def drawn(tmp_path) -> list[str]:
     """Arguments for drawn scenes in several shards."""
     return [
+        "experiment=embedded",
         "dataset=shapes",
         "dataset.length=14",
         "dataset.height=64",

@@ -31,7 +31,7 @@ def shards(config, tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     drawn = ["dataset=shapes", "dataset.length=8", "dataset.height=48", "dataset.width=48", "samples_per_shard=3"]
     drawn += ["~annotator/tagger", "~annotator/detector", "~annotator/segmenter"]
-    Annotating(config("annotate", *drawn, f"output_dir={tmp_path / 'shards'}")).write()
+    Annotating(config("annotate", "experiment=embedded", *drawn, f"output_dir={tmp_path / 'shards'}")).write()
     return tmp_path / "shards"
 
 
@@ -87,7 +87,7 @@ def test_repair_removes_nothing_when_the_source_is_not_what_it_was(tmp_path, con
         (tmp_path / "photos" / f"{i}.jpg").write_bytes(picture(seed=i))
     bare = ["~annotator/tagger", "~annotator/detector", "~annotator/segmenter", "~annotator/captioner"]
     arguments = [f"dataset.directory={tmp_path / 'photos'}", f"output_dir={tmp_path / 'out'}", "samples_per_shard=2"]
-    Annotating(config("annotate", *arguments, *bare)).write()
+    Annotating(config("annotate", "experiment=embedded", *arguments, *bare)).write()
     (tmp_path / "photos" / "new.jpg").write_bytes(picture())
     (tmp_path / "out" / "00001.tar").write_bytes(b"damaged")
     before = files(tmp_path / "out")

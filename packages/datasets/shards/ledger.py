@@ -19,6 +19,9 @@ from fsspec.core import url_to_fs
 
 from scenewright.datasets.tars import index_tar
 
+#: The ways in which a sample can end.
+STATUSES = ("ok", "empty", "error", "dropped")
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -28,8 +31,8 @@ class Manifest:
         number: the shard's; its tar is ``NNNNN.tar``.
         length: the tar's, in bytes.
         sha256: the tar's digest.
-        samples: every input key in order, and its status: ``ok``, ``empty`` or ``error: why``.
-            Those with an error are not in the tar.
+        samples: every input key in order, and its status: ``ok``, ``empty``, ``error: why`` or
+            ``dropped: why`` (by a filter). Those with an error and those dropped are not in the tar.
         warnings: keys whose sample was mended, and how often.
         run: what made it: configuration, plugins, source, package versions.
     """
@@ -43,14 +46,14 @@ class Manifest:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many samples are ``ok``, ``empty`` and ``error``; they add up to the input."""
+        """How many samples ended in each way; they add up to the input."""
         found = Counter(status.split(":")[0] for status in self.samples.values())
-        return {kind: found[kind] for kind in ("ok", "empty", "error")}
+        return {kind: found[kind] for kind in STATUSES}
 
     @property
     def keys(self) -> list[str]:
         """The keys in the tar, in order."""
-        return [key for key, status in self.samples.items() if not status.startswith("error")]
+        return [key for key, status in self.samples.items() if not status.startswith(("error", "dropped"))]
 
     def to_json(self) -> bytes:
         """One line per sample, for people and for ``grep``."""
@@ -188,12 +191,12 @@ def stats(directory: str | Path) -> dict[str, Any]:
         totals.update(manifest.counts)
         size += manifest.length
         warnings += sum(manifest.warnings.values())
-        reasons.update(s.removeprefix("error: ") for s in manifest.samples.values() if s.startswith("error"))
+        reasons.update(s.removeprefix("error: ") for s in manifest.samples.values() if s not in ("ok", "empty"))
     return {
         "shards": len(found),
         "bytes": size,
         "images": sum(totals.values()),
-        **{kind: totals[kind] for kind in ("ok", "empty", "error")},
+        **{kind: totals[kind] for kind in STATUSES},
         "warnings": warnings,
         "reasons": dict(reasons.most_common()),
     }

@@ -18,7 +18,7 @@ from scenewright.datasets.files import IMAGE_EXTENSIONS
 from scenewright.layout import EncodedImage, Layout, RunLengths, Sample
 
 #: Of the record's form. A reader refuses a later one.
-VERSION = 1
+VERSION = 2
 
 
 def encode(sample: Sample, with_image: bool = True) -> dict[str, bytes]:
@@ -39,7 +39,13 @@ def encode(sample: Sample, with_image: bool = True) -> dict[str, bytes]:
         "border": list(sample.source.border),
         "caption": sample.caption,
         "tags": sample.tags,
-        "instances": _instances(sample.layout),
+        "instances": [
+            *_instances(sample.layout),
+            *(
+                x | {"kept": False, "reason": why}
+                for x, why in zip(_instances(sample.dropped), sample.reasons, strict=True)
+            ),
+        ],
         "status": sample.status,
         "warnings": sample.warnings,
     }
@@ -66,12 +72,15 @@ def decode(key: str, members: Mapping[str, bytes], name: str = "", source: Encod
         extension = next((x for x in members if x not in ("json", "txt", "source.json")), None)
         if extension is not None:
             source = EncodedImage(members[extension], extension, record["source"], tuple(record["border"]))
+        dropped = [x for x in record["instances"] if not x.get("kept", True)]
         return Sample(
             key=key,
             source=source,
             caption=record["caption"],
             tags=record["tags"],
-            layout=_layout(record["instances"]),
+            layout=_layout([x for x in record["instances"] if x.get("kept", True)]),
+            dropped=_layout(dropped),
+            reasons=[x["reason"] for x in dropped],
             metadata=json.loads(members.get("source.json", b"{}")),
             warnings=record["warnings"],
         )
@@ -97,6 +106,8 @@ def _instances(layout: Layout) -> list[dict[str, Any]]:
         instance: dict[str, Any] = {"label": label, "box": boxes[i]}
         if layout.captions:
             instance["caption"] = layout.captions[i]
+            # a captioner gives the label where a region is too small to describe, or it found no words
+            instance["caption_status"] = "label" if layout.captions[i] == label else "ok"
         if scores is not None:
             instance["score"] = scores[i]
         if layout.masks is not None:

@@ -19,10 +19,11 @@ class Counts:
     ok: int = 0
     empty: int = 0
     error: int = 0
+    dropped: int = 0
 
     @property
     def total(self) -> int:
-        return self.ok + self.empty + self.error
+        return self.ok + self.empty + self.error + self.dropped
 
     def add(self, sample: Sample) -> None:
         kind = sample.status.split(":")[0]

@@ -70,7 +70,7 @@ class ShardWriter:
 
         Args:
             number: its place among the shards.
-            samples: in order; those with an error go into the manifest only.
+            samples: in order; those with an error, or dropped, go into the manifest only.
             on_sample: called with each sample as it arrives.
 
         Raises:
@@ -130,7 +130,7 @@ class ShardWriter:
             return
         self._open = shard
         status, members = sample.status, dict[str, bytes]()
-        if not sample.error:
+        if not (sample.error or sample.rejected):
             try:
                 members = encode(sample, self.images == "copy")
             except Exception as error:  # the sample's own fault: it cannot be put into words or bytes
