@@ -1,12 +1,14 @@
 """COCO: images with boxes, masks and captions of their own."""
 
+import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from PIL import Image as PILImage
 from pycocotools import mask as _pycocotools
 
 from scenewright.datasets.files import extension, fingerprint_of, join, keys_of, read_bytes
@@ -26,17 +28,30 @@ class Coco:
         instances: an ``instances_*.json``, a path or URL.
         images: the folder that the file names start from.
         captions: a ``captions_*.json``, or None.
+        stuff: a ``stuff_*.json`` of COCO-Stuff, whose regions are added; images without any are left out.
+        exclude: labels whose regions are left out ("other").
+        square: pad each image with white, on the right or below, and resize it to this many pixels each way; its
+            boxes become whole pixels. It is what Rich-Context's data were made from; None leaves images as they are.
         max_pixels: larger images are refused before they are decoded.
 
     Raises:
         ValueError: ``instances`` has no images.
 
-    Source: Lin et al. 2014, arXiv 1405.0312; the format of cocodataset.org.
+    Source: Lin et al. 2014, arXiv 1405.0312; Caesar et al. 2018, arXiv 1612.03716; the format of cocodataset.org.
     """
 
-    def __init__(self, instances: str, images: str, captions: str | None = None, max_pixels: int = MAX_PIXELS) -> None:
-        self.instances, self.images, self.captions = str(instances), str(images), captions
-        self.max_pixels = max_pixels
+    def __init__(
+        self,
+        instances: str,
+        images: str,
+        captions: str | None = None,
+        stuff: str | None = None,
+        exclude: Sequence[str] = (),
+        square: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.instances, self.images, self.captions, self.stuff = str(instances), str(images), captions, stuff
+        self.exclude, self.square, self.max_pixels = list(exclude), square, max_pixels
         self._loaded: _Tables | None = None
 
     @property
@@ -61,7 +76,12 @@ class Coco:
             metadata = image | ({"captions": captions} if captions else {})
             caption = captions[0] if captions else ""
             try:
-                layout, warnings = _layout(image, tables.regions[image["id"]], tables.labels)
+                regions = [
+                    x for x in tables.regions[image["id"]] if tables.labels[x["category_id"]] not in self.exclude
+                ]
+                layout, warnings = _layout(image, regions, tables.labels)
+                if self.square is not None:
+                    file, layout = _squared(file, layout, image["height"], image["width"], self.square)
             except Exception as error:  # pycocotools raises nothing more particular
                 yield Sample(key=key, error=f"its annotations cannot be read: {type(error).__name__}: {error}")
                 continue
@@ -69,22 +89,26 @@ class Coco:
 
     def _load(self) -> "_Tables":
         if self._loaded is None:
-            self._loaded = _Tables(self.instances, self.captions)
+            self._loaded = _Tables(self.instances, self.captions, self.stuff)
         return self._loaded
 
 
 class _Tables:
     """The JSON files, by image id."""
 
-    def __init__(self, instances: str, captions: str | None) -> None:
-        data = [read_bytes(path) for path in (instances, captions) if path is not None]
+    def __init__(self, instances: str, captions: str | None, stuff: str | None) -> None:
+        data = [read_bytes(path) for path in (instances, captions, stuff) if path is not None]
         try:
-            boxes, texts = json.loads(data[0]), json.loads(data[1]) if captions else {"annotations": []}
-            self.images = sorted(boxes["images"], key=lambda x: x["id"])
-            self.labels = {x["id"]: x["name"] for x in boxes.get("categories", [])}
+            boxes, *others = map(json.loads, data)
+            texts = others.pop(0) if captions else {"annotations": []}
+            more = others.pop(0) if stuff else {}
+            with_stuff = {x["image_id"] for x in more.get("annotations", [])}
+            images = [x for x in boxes["images"] if stuff is None or x["id"] in with_stuff]
+            self.images = sorted(images, key=lambda x: x["id"])
+            self.labels = {x["id"]: x["name"] for x in [*boxes.get("categories", []), *more.get("categories", [])]}
             self.keys = keys_of([x["file_name"] for x in self.images])
             self.regions: dict[int, list[dict[str, Any]]] = defaultdict(list)
-            for region in boxes.get("annotations", []):
+            for region in [*boxes.get("annotations", []), *more.get("annotations", [])]:
                 self.regions[region["image_id"]].append(region)
             self.captions: dict[int, list[str]] = defaultdict(list)
             for text in texts["annotations"]:
@@ -116,6 +140,21 @@ def _layout(
         )
     names = [labels[x["category_id"]] for x in sound]
     return Layout(boxes, names, masks=complete if len(complete) == len(sound) and sound else None), warnings
+
+
+def _squared(file: EncodedImage, layout: Layout, height: int, width: int, side: int) -> tuple[EncodedImage, Layout]:
+    """The image on a white square, and its boxes there; masks are left behind."""
+
+    def png() -> bytes:
+        picture = PILImage.fromarray(file.image.permute(1, 2, 0).numpy())
+        canvas = PILImage.new("RGB", (max(picture.size), max(picture.size)), "white")
+        canvas.paste(picture)
+        written = io.BytesIO()
+        canvas.resize((side, side), PILImage.Resampling.BICUBIC).save(written, "PNG")
+        return written.getvalue()
+
+    pixels = (layout.pixel_boxes(height, width) * (side / max(height, width))).trunc()
+    return EncodedImage(png, "png", file.name, max_pixels=file.max_pixels), Layout(pixels / side, layout.labels)
 
 
 def _mask(segmentation: Any, height: int, width: int) -> RunLengths | None:

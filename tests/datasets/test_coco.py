@@ -102,3 +102,39 @@ def test_a_file_in_another_format_is_named(content, tmp_path):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ValueError, match="x.json (is not in COCO's format|has no images)"):
         len(Coco(str(tmp_path / "x.json"), str(tmp_path)))
+
+
+def with_stuff(dataset, tmp_path, **options):
+    """The same images, of which two have stuff."""
+    stuff = {
+        "images": [],
+        "annotations": [
+            {"image_id": 7, "category_id": 92, "bbox": [0, 15, 40, 15], "segmentation": [SQUARE]},
+            {"image_id": 7, "category_id": 183, "bbox": [0, 0, 40, 15], "segmentation": [SQUARE]},
+            {"image_id": 5, "category_id": 92, "bbox": [20, 0, 20, 30], "segmentation": [SQUARE]},
+        ],
+        "categories": [{"id": 92, "name": "banner"}, {"id": 183, "name": "other"}],
+    }
+    (tmp_path / "stuff.json").write_text(json.dumps(stuff))
+    return Coco(dataset.instances, dataset.images, dataset.captions, str(tmp_path / "stuff.json"), **options)
+
+
+def test_stuff_is_added_and_images_without_it_are_left_out(dataset, tmp_path):
+    found = {s.key: s.layout.labels for s in with_stuff(dataset, tmp_path)}
+    assert found == {"005": ["banner"], "007": ["dog", "banner", "other"]}
+
+
+def test_excluded_labels_are_left_out(dataset, tmp_path):
+    found = {s.key: s.layout.labels for s in with_stuff(dataset, tmp_path, exclude=["other"])}
+    assert found == {"005": ["banner"], "007": ["dog", "banner"]}
+
+
+def test_an_image_on_a_square_is_padded_below_with_white_and_keeps_its_boxes_places(dataset, tmp_path):
+    plain = {s.key: s for s in with_stuff(dataset, tmp_path)}
+    for sample in with_stuff(dataset, tmp_path, square=80):
+        assert sample.image.shape == (3, 80, 80) and sample.image[:, 62:].min() == 255
+        height, width = plain[sample.key].image.shape[1:]
+        expected = plain[sample.key].layout.pixel_boxes(height, width) * 2
+        assert sample.layout.pixel_boxes(80, 80).tolist() == expected.trunc().tolist()
+        small = sample.image[:, :60].unflatten(2, (40, 2)).unflatten(1, (30, 2)).float().mean((2, 4))
+        assert (small - plain[sample.key].image.float()).abs().mean() < 6
