@@ -24,6 +24,7 @@ def main(cfg: DictConfig) -> None:
         Path(cfg.output or Path(cfg.shards, "report.html")),
         title=cfg.title or Path(cfg.shards).name,
         failures={key: status for key, status in statuses.items() if status.startswith("error")},
+        rejected={key: status for key, status in statuses.items() if status.startswith("dropped")},
         provenance=found[0].run,
         max_pictures=cfg.max_pictures,
         thumbnail_size=cfg.thumbnail_size,

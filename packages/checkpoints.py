@@ -158,10 +158,12 @@ class Checkpoint:
         """Ask once, without retries, so that a machine without network hears it at once and not after many retries."""
         from huggingface_hub import HfApi, constants
         from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
 
         if (self.name, self.revision) in _ANSWERS:
             return
         try:
+            validate_repo_id(self.name)
             if constants.is_offline_mode():
                 raise OSError("HF_HUB_OFFLINE is set")
             answer = HfApi().model_info(self.name, revision=self.revision, timeout=10)

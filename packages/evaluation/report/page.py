@@ -52,6 +52,7 @@ def write_report(
     *,
     title: str,
     failures: Mapping[str, str] | None = None,
+    rejected: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     max_pictures: int = 200,
     thumbnail_size: int = 640,
@@ -67,6 +68,7 @@ def write_report(
         path: of the HTML file; its folder is made if it is missing.
         title: the heading.
         failures: the reason for each failing key, with or without a leading ``error: ``.
+        rejected: why filters dropped an image, for each such key, with or without a leading ``dropped: ``.
         provenance: nested mappings of plain values: configuration, plugins, versions.
         max_pictures: this many samples at most are shown, chosen by ``seed`` and key alone.
         thumbnail_size: the longer side of a picture, in pixels.
@@ -90,6 +92,9 @@ def write_report(
         elif chosen.wants(sample.key):
             chosen.add(card(sample, thumbnail_size))
     statistics.statuses["error"] = len(failed)
+    refused = {key: why.removeprefix("dropped:").strip() for key, why in (rejected or {}).items()}
+    statistics.statuses["dropped"] = len(refused)
+    statistics.rejected.update(kind(why) for why in refused.values())
     html = render(statistics, chosen.cards(), failure_groups(failed), title=title, provenance=provenance or {})
     return _write(Path(path), html)
 

@@ -97,7 +97,7 @@ class Statistics:
     """Everything the report counts. Samples are added one by one and not kept.
 
     Attributes:
-        statuses: how many samples are ``ok``, ``empty`` and ``error``.
+        statuses: how many samples are ``ok``, ``empty``, ``dropped`` and ``error``.
         objects: how many images have this many regions, failed ones left out.
         box_sizes: the square root of each box's share of its image, in [0, 1].
         centres: where the boxes' centres lie.
@@ -109,6 +109,8 @@ class Statistics:
         aspects: log2 of width by height.
         sides: the longer side in pixels, as log2.
         warned: how many samples carry warnings, and the kinds of warnings.
+        rejected: why filters dropped images, by kind.
+        dropped: why filters dropped regions, by kind.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -125,6 +127,8 @@ class Statistics:
     sides: Histogram = field(default_factory=lambda: Histogram(4.0, 14.0, 40))
     warned: int = 0
     warnings: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
 
     @property
     def images(self) -> int:
@@ -141,6 +145,7 @@ class Statistics:
         self.statuses[sample.status.partition(":")[0]] += 1
         self.warned += bool(sample.warnings)
         self.warnings.update(kind(warning) for warning in sample.warnings)
+        self.dropped.update(kind(reason) for reason in sample.reasons)
         if sample.error:
             return
         size = image_size(sample)

@@ -5,6 +5,7 @@ import html
 import re
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,15 @@ def test_the_page_shows_totals_failures_warnings_and_provenance(report, some_sam
         "batch_size",
     ):
         assert expected in text, expected
+
+
+def test_what_filters_dropped_is_counted_by_reason(report, some_samples):
+    box = Layout(torch.tensor([[0.0, 0.0, 0.1, 0.1]]), ["dot"])
+    sample = replace(next(iter(some_samples())), dropped=box, reasons=["area 0.01 is below 0.02"])
+    page = report([sample], rejected={"b": "dropped: blur 3.1 is below 20"})
+    text = html.unescape(re.sub(r"<[^>]*>", " ", page))
+    assert "area … is below …" in text and "blur … is below …" in text
+    assert re.findall(r"<dt>dropped</dt><dd>([^<]*)</dd>", page) == ["1"]
 
 
 def test_nothing_in_a_sample_can_become_markup(report, pixels):
