@@ -1,0 +1,85 @@
+"""Tag2Text: names what is in a picture, out of 3429 common tags. Its captioner is not part of this.
+
+Source: "Tag2Text: Guiding Vision-Language Model via Image Tagging", Huang et al. 2023, arXiv 2303.05657. Weights:
+``tag2text_swin_14m.pth`` of xinyu1205/recognize_anything_model (4.5 GB, of which 0.5 GB are read), Apache-2.0.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from scenewright.annotators.recognition.network import TaggingNetwork
+from scenewright.annotators.recognition.pictures import precision, tag_images
+from scenewright.annotators.recognition.tags import TagList, find_tags
+from scenewright.annotators.recognition.weights import read_network
+from scenewright.checkpoints import Checkpoint
+from scenewright.layout import Image
+
+FILE = "tag2text_swin_14m.pth"
+LIST = "tag2text_ori_tag_list.txt"
+
+#: Upstream's thresholds that are not 0.68.
+RAISED = {"person": 0.7, "man": 0.7, "woman": 0.7}
+
+#: What upstream never reports, because it disturbs captions.
+DELETED = ("quarter", "back", "two", "three", "four", "five", "one")
+
+
+class Tag2Text:
+    """Tags each image with those of Tag2Text's classes whose probability is above the class's threshold.
+
+    The names of its classes are in a file of upstream's, ``tag2text_ori_tag_list.txt``, which must lie beside the
+    checkpoint or be named.
+
+    Args:
+        checkpoint: the published file, its folder, or a hub's repository with it. Sizes are read off its tensors.
+        tag_list: names of the classes, or a file with one per line.
+        thresholds: one for all, or a file with one per line; upstream's if not given: 0.68, and 0.7 for "person",
+            "man" and "woman".
+        deleted: tags that are never reported; upstream's seven if not given, where the list has them.
+        image_size: another side of the square, a multiple of 32; the windows of attention grow with it.
+        dtype: "float32", "bfloat16" or "float16".
+        compile: compile the network on first use.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = "xinyu1205/recognize_anything_model",
+        revision: str = "main",
+        *,
+        tag_list: Sequence[str] | str | None = None,
+        thresholds: str | float | None = None,
+        deleted: Sequence[str] | None = None,
+        image_size: int | None = None,
+        batch_size: int = 8,
+        dtype: str = "float32",
+        compile: bool = False,
+    ) -> None:
+        self.checkpoint, self.revision = checkpoint, revision
+        self.tag_list, self.thresholds, self.deleted = tag_list, thresholds, deleted
+        self.image_size, self.batch_size, self.dtype, self.compile = image_size, batch_size, dtype, compile
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        return [Checkpoint(self.checkpoint, self.revision, (FILE,))]
+
+    def tag(self, images: Sequence[Image]) -> list[list[str]]:
+        """The tags of each image, in the order of the list of classes.
+
+        Raises:
+            CheckpointError: the weights are missing or of another kind, or the list does not fit them.
+        """
+        return tag_images(self._network, images, self._tags, batch_size=self.batch_size, dtype=precision(self.dtype))
+
+    @cached_property
+    def _network(self) -> TaggingNetwork:
+        network = read_network(self.checkpoints[0].path(), "Tag2Text", self.image_size)
+        if self.compile:
+            network.compile()
+        return network
+
+    @cached_property
+    def _tags(self) -> TagList:
+        path, count = self.checkpoints[0].path(), len(self._network.queries.weight)
+        found = find_tags(self.tag_list, self.thresholds, checkpoint=path, filename=LIST, count=count, by_name=RAISED)
+        deleted = [x for x in DELETED if x in found.names] if self.deleted is None else self.deleted
+        return found.without(deleted)
