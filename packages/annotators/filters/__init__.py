@@ -1,0 +1,1 @@
+"""One file per filter: what is not worth keeping, and why."""

@@ -1,0 +1,143 @@
+"""Duplicates: drops images that look like an earlier one of the whole dataset, in whatever shard it is.
+
+Source: perceptual hashes (the signs of an image's lowest frequencies), https://www.phash.org; ImageHash does the
+work (BSD-2-Clause). No weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import UInt64
+from PIL import Image as PILImage
+
+from scenewright.annotators.ahead import ahead
+from scenewright.layout import Image, Sample, Verdict
+from scenewright.protocols import Dataset
+
+_BLOCK = 1024  # hashes that are compared with all others at once
+
+
+class Duplicates:
+    """Keeps the first of every group of near-duplicates.
+
+    Every image of ``among`` is read and hashed once, when the first image is judged; then each is compared with all
+    that were kept before it. So the verdicts are the same whichever process asks for which image. An image that is
+    not in ``among`` is dropped if anything there looks like it: give the images of a benchmark to keep them out of
+    a training set.
+
+    It finds copies that were resized, recompressed or slightly retouched. It does not find crops, mirror images or
+    other photographs of the same thing, and takes plain surfaces for each other.
+
+    Args:
+        among: the dataset. An image is known in it by its key.
+        distance: Hamming distance of 64 bits up to which images are near-duplicates, in [0, 64]. 0 finds copies,
+            above 10 strangers.
+        workers: threads that read, decode and hash.
+    """
+
+    after = "source"
+
+    def __init__(self, among: Dataset, distance: int = 4, workers: int = 4) -> None:
+        if not 0 <= distance <= 64:
+            raise ValueError(f"duplicates: distance must be between 0 and 64, got {distance}")
+        self.among, self.distance, self.workers = among, distance, workers
+
+    def judge(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """A reason for each image that looks like another one, which it names."""
+        return [Verdict(image=self._twins[s.key] if s.key in self._twins else self._like(s)) for s in samples]
+
+    @cached_property
+    def _hashed(self) -> tuple[list[str], UInt64[np.ndarray, " n"]]:
+        """The keys of the dataset and their hashes; what cannot be read is left to the pipeline to tell."""
+        keys: list[str] = []
+        hashes: list[int] = []
+        with closing(ahead(_hashed, self.among, workers=self.workers, depth=4 * self.workers)) as found:
+            for key, value in found:
+                if value is not None:
+                    keys.append(key)
+                    hashes.append(value)
+        return keys, np.array(hashes, np.uint64)
+
+    @cached_property
+    def _twins(self) -> Mapping[str, str]:
+        """Of every key the reason to drop it, or none."""
+        keys, hashes = self._hashed
+        twins = first_like(hashes, self.distance)
+        apart = np.bitwise_count(hashes ^ hashes[twins])
+        # the first of a key that comes twice has the word
+        reasons: dict[str, str] = {}
+        for i, (key, twin, bits) in enumerate(zip(keys, twins.tolist(), apart.tolist(), strict=True)):
+            reasons.setdefault(key, "" if twin == i else _reason(keys[twin], bits))
+        return reasons
+
+    def _like(self, sample: Sample) -> str:
+        """The reason to drop an image that is not of the dataset."""
+        keys, hashes = self._hashed
+        if not keys:
+            return ""
+        apart = np.bitwise_count(hashes ^ np.uint64(phash(sample.image)))
+        nearest = int(apart.argmin())
+        return _reason(keys[nearest], int(apart[nearest])) if apart[nearest] <= self.distance else ""
+
+
+def phash(image: Image) -> int:
+    """The perceptual hash of an image: 64 bits."""
+    import imagehash
+
+    bits = imagehash.phash(PILImage.fromarray(image.permute(1, 2, 0).cpu().numpy())).hash
+    return int.from_bytes(np.packbits(bits).tobytes())
+
+
+def first_like(hashes: UInt64[np.ndarray, " n"], distance: int) -> np.ndarray:
+    """For every hash the place of the first kept one within ``distance`` of it; its own place if it is kept itself.
+
+    A hash is kept if no kept one before it is so near: chains of small steps do not pull distant images together.
+
+    Returns:
+        ``(n,)`` integers.
+    """
+    twins = np.arange(len(hashes))
+    kept = np.zeros(0, np.int64)
+    for start in range(0, len(hashes), _BLOCK):
+        block = hashes[start : start + _BLOCK]
+        known = _nearest_first(block, hashes[kept], kept, distance)
+        near = np.bitwise_count(block[:, None] ^ block[None]) <= distance
+        fresh: list[int] = []
+        for i in np.flatnonzero(known < 0):
+            before = [j for j in np.flatnonzero(near[i, :i]) if known[j] < 0 and twins[start + j] == start + j]
+            if before:
+                twins[start + i] = start + before[0]
+            else:
+                fresh.append(start + i)
+        twins[start : start + len(block)] = np.where(known >= 0, known, twins[start : start + len(block)])
+        kept = np.concatenate([kept, np.array(fresh, np.int64)])
+    return twins
+
+
+def _nearest_first(
+    block: UInt64[np.ndarray, " b"], others: UInt64[np.ndarray, " k"], places: np.ndarray, distance: int
+) -> np.ndarray:
+    """For every hash of a block the place of the first of the others that is near, or -1."""
+    found = np.full(len(block), -1)
+    for start in range(0, len(others), 64 * _BLOCK):
+        some = others[start : start + 64 * _BLOCK]
+        open_ = np.flatnonzero(found < 0)
+        near = np.bitwise_count(block[open_, None] ^ some[None]) <= distance
+        hit = near.any(1)
+        found[open_[hit]] = places[start : start + len(some)][near[hit].argmax(1)]
+    return found
+
+
+def _hashed(sample: Sample) -> tuple[str, int | None]:
+    if sample.error:
+        return sample.key, None
+    try:
+        return sample.key, phash(sample.image)
+    except Exception:  # a stranger's file: the pipeline says what is wrong with it
+        return sample.key, None
+
+
+def _reason(key: str, bits: int) -> str:
+    return f"near-duplicate of {key} (distance {bits})"

@@ -1,0 +1,127 @@
+"""How well a picture goes with a text, as CLIP sees it.
+
+Source: Radford et al. 2021, arXiv 2103.00020. Weights: https://huggingface.co/openai/clip-vit-base-patch32, MIT.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scenewright.annotators.batching import in_batches
+from scenewright.checkpoints import Checkpoint
+from scenewright.layout import Image
+
+#: CLIP looks at the middle square of a picture; longer crops are cut to it with this margin before they are resized,
+#: or a sliver of 1 x 1024 pixels would become one of 224 x 229376.
+_LONGEST = 8
+
+_FILES = ("config.json", "model.safetensors or pytorch_model.bin", "preprocessor_config.json", "tokenizer.json")
+
+
+class CLIP:
+    """The two towers of a CLIP, on one sphere.
+
+    Args:
+        checkpoint: a CLIP of transformers, a folder or a hub id.
+        batch_size: pictures or texts in one forward pass.
+        dtype: of the weights: "float32", "bfloat16", "float16".
+        compile: compile both towers on first use.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        revision: str = "main",
+        batch_size: int = 64,
+        dtype: str = "float32",
+        compile: bool = False,
+    ) -> None:
+        self.checkpoint, self.revision = checkpoint, revision
+        self.batch_size, self.dtype, self.compile = batch_size, dtype, compile
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied by before a softmax: 100 for OpenAI's checkpoints."""
+        return float(self._network.logit_scale.exp())
+
+    @torch.inference_mode()
+    def of_pictures(self, pictures: Sequence[Image]) -> Float[Tensor, "n d"]:
+        """One direction per picture, of length 1, where the pictures are."""
+        return self._stacked(in_batches(self._see, list(pictures), self.batch_size))
+
+    @torch.inference_mode()
+    def of_texts(self, texts: Sequence[str], device: torch.device | str) -> Float[Tensor, "n d"]:
+        """One direction per text, of length 1; equal texts are encoded once, long ones cut to what CLIP reads.
+
+        OpenAI's read 77 tokens, the first and the last of which are marks.
+        """
+        distinct = list(dict.fromkeys(texts))
+        # one at a time would be slow, and padding does not matter: attention looks back only
+        found = in_batches(lambda some: self._read(some, device), distinct, self.batch_size)
+        place = {text: i for i, text in enumerate(distinct)}
+        return self._stacked(found)[[place[text] for text in texts]]
+
+    def _see(self, pictures: list[Image]) -> Float[Tensor, "b d"]:
+        device = pictures[0].device
+        processor = self._processor.image_processor
+        pixels = processor([_middle(x) for x in pictures], return_tensors="pt", device=device)["pixel_values"]
+        seen = self._network.to(device).get_image_features(pixels.to(device, self._network.dtype))
+        return _on_sphere(seen)
+
+    def _read(self, texts: list[str], device: torch.device | str) -> Float[Tensor, "b d"]:
+        length = self._network.config.text_config.max_position_embeddings
+        tokens = self._processor.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).to(device)
+        chosen: Mapping[str, Tensor] = {k: tokens[k] for k in ("input_ids", "attention_mask")}
+        return _on_sphere(self._network.to(device).get_text_features(**chosen))
+
+    def _stacked(self, directions: Sequence[Tensor]) -> Float[Tensor, "n d"]:
+        return torch.stack(list(directions)) if directions else torch.zeros(0, self._network.config.projection_dim)
+
+    @property
+    def _weights(self) -> Checkpoint:
+        return Checkpoint(self.checkpoint, self.revision, _FILES)
+
+    @cached_property
+    def _network(self) -> Any:
+        from transformers import CLIPModel
+
+        # None: OpenAI's repository of ViT-B/32 holds a .bin only, which transformers reads with weights_only=True
+        network = self._weights.load(CLIPModel, dtype=getattr(torch, self.dtype), use_safetensors=None).eval()
+        if self.compile:
+            network.vision_model, network.text_model = map(torch.compile, (network.vision_model, network.text_model))
+        return network
+
+    @cached_property
+    def _processor(self) -> Any:
+        from transformers import CLIPProcessor
+
+        return self._weights.load(CLIPProcessor)
+
+
+def cosines(pictures: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """100 × cosine of each picture with its own text, in [-100, 100].
+
+    With OpenAI's checkpoints, whose scale is 100, these are ``logits_per_image``. On Rich-Context's crops they are
+    around 30 (standard deviation 4) for good captions, and 24 for bare labels.
+    """
+    return 100 * (pictures * texts).sum(1)
+
+
+def _middle(picture: Image) -> Image:
+    """A picture without the far ends that CLIP would cut off anyway."""
+    height, width = picture.shape[1:]
+    longest = _LONGEST * min(height, width)
+    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
+    return picture[:, top : top + longest, left : left + longest]
+
+
+def _on_sphere(features: Any) -> Float[Tensor, "b d"]:
+    """transformers gives tensors, or from 5 on an output that holds them."""
+    pooled = features if isinstance(features, Tensor) else features.pooler_output
+    return torch.nn.functional.normalize(pooled.float(), dim=-1)
