@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,9 +79,16 @@ def _is_plugin(value: Any) -> bool:
 def _digest(path: Path) -> str:
     """Of a file, or of a folder's files and their names."""
     if path.is_file():
-        with open(path, "rb") as file:
-            return file_digest(file, "sha256").hexdigest()
+        status = path.stat()
+        return _file_digest(path, status.st_size, status.st_mtime_ns)
     digest = sha256()
     for file in sorted(x for x in path.rglob("*") if x.is_file()):
         digest.update(f"{file.relative_to(path)}:{_digest(file)}\n".encode())
     return digest.hexdigest()
+
+
+@cache
+def _file_digest(path: Path, size: int, modified: int) -> str:
+    """Weights are gigabytes, and they are described more than once."""
+    with open(path, "rb") as file:
+        return file_digest(file, "sha256").hexdigest()
