@@ -1,0 +1,109 @@
+"""SAM-HQ: SAM with finer outlines.
+
+Source: Ke et al. 2023, "Segment Anything in High Quality", arXiv 2306.01567, in transformers' implementation. Weights:
+https://huggingface.co/syscv-community/sam-hq-vit-huge, also -large and -base, Apache-2.0.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scenewright.annotators.box_prompts import Seen, best, precision, ready, segment_boxes, thickened
+from scenewright.checkpoints import Checkpoint
+from scenewright.layout import Image, Layout, RunLengths
+
+
+class SAMHQ:
+    """Segments each box with SAM-HQ, whose decoder also sees early features of the image.
+
+    Those features come from the first block with global attention. A predictor made for plain SAM does not keep them,
+    and then nothing is segmented at all; here they always go along.
+
+    Args:
+        checkpoint: of transformers' ``SamHQModel``, a folder or a hub id.
+        hq_token_only: take the fine mask alone; else the sum of its logits and plain SAM's, as the paper does.
+        multimask: add the fine mask to the best of plain SAM's three candidates by predicted IoU; else to its single
+            one.
+        batch_size: images that are looked at together.
+        boxes_per_call: boxes of one image that are decoded together.
+        dtype: of the image encoder: "float32", "bfloat16" or "float16". Prompts and masks are float32.
+        compile: compile the image encoder on first use.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = "syscv-community/sam-hq-vit-huge",
+        revision: str = "main",
+        *,
+        hq_token_only: bool = False,
+        multimask: bool = False,
+        batch_size: int = 4,
+        boxes_per_call: int = 64,
+        dtype: str = "float32",
+        compile: bool = False,
+    ) -> None:
+        self.checkpoint, self.revision = checkpoint, revision
+        self.hq_token_only, self.multimask = hq_token_only, multimask
+        self.batch_size, self.boxes_per_call = batch_size, boxes_per_call
+        self.dtype, self.compile = dtype, compile
+
+    @torch.inference_mode()
+    def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
+        """One mask per region, in the layout's order, at the size of its image; none for no regions.
+
+        Raises:
+            ValueError: a setting is out of range; as many layouts as images are needed.
+            CheckpointError: the weights are missing or of another kind.
+        """
+        # the early features are as wide as the encoder: repeating them for each box would cost more than decoding
+        return segment_boxes(
+            images,
+            layouts,
+            self._look,
+            batch_size=self.batch_size,
+            boxes_per_call=self.boxes_per_call,
+            across_images=False,
+        )
+
+    def _look(self, images: list[Image]) -> Seen:
+        network, processor = self._network.to(images[0].device), self._processor
+        shapes = [tuple(image.shape[1:]) for image in images]
+        thick = [thickened(image, processor.size.longest_edge) for image in images]
+        inputs = processor(images=thick, return_tensors="pt", device=images[0].device)
+        sizes = [(int(height), int(width)) for height, width in inputs["reshaped_input_sizes"]]
+        embeddings, early = network.get_image_embeddings(inputs["pixel_values"].to(precision(self.dtype)))
+        embeddings, early = embeddings.float(), early[0].float()  # the decoder reads the first of the early ones only
+
+        def decode(places: list[int], boxes: Tensor) -> Tensor:
+            i = places[0]
+            found = network(
+                image_embeddings=embeddings[i : i + 1],
+                intermediate_embeddings=[early[i : i + 1]],
+                input_boxes=boxes[None],
+                multimask_output=self.multimask,
+                hq_token_only=self.hq_token_only,
+            )
+            # with several candidates the network has put the best one first; the fine mask alone has no rivals
+            return found.pred_masks[0, :, 0] if self.hq_token_only else best(found.pred_masks[0], found.iou_scores[0])
+
+        def enlarge(i: int, logits: Tensor) -> Tensor:
+            return processor.post_process_masks([logits[:, None]], [shapes[i]], [sizes[i]])[0][:, 0]
+
+        return Seen(sizes, decode, enlarge)
+
+    @cached_property
+    def _processor(self) -> Any:
+        from transformers import SamImageProcessor
+
+        return Checkpoint(self.checkpoint, self.revision).load(SamImageProcessor)
+
+    @cached_property
+    def _network(self) -> Any:
+        from transformers import SamHQModel
+
+        network = Checkpoint(self.checkpoint, self.revision).load(SamHQModel, dtype=torch.float32)
+        encoder = network.vision_encoder
+        return ready(network, encoder, [encoder], self.dtype, self.compile)
