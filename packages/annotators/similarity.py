@@ -60,7 +60,7 @@ class CLIP:
         OpenAI's read 77 tokens, the first and the last of which are marks.
         """
         distinct = list(dict.fromkeys(texts))
-        # one at a time would be slow, and padding does not matter: attention looks back only
+        # padded texts read the same as alone: CLIP looks back only, and at the first end of text
         found = in_batches(lambda some: self._read(some, device), distinct, self.batch_size)
         place = {text: i for i, text in enumerate(distinct)}
         return self._stacked(found)[[place[text] for text in texts]]
@@ -75,7 +75,7 @@ class CLIP:
     def _read(self, texts: list[str], device: torch.device | str) -> Float[Tensor, "b d"]:
         length = self._network.config.text_config.max_position_embeddings
         tokens = self._processor.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            texts, padding=True, truncation=True, max_length=length, return_tensors="pt"
         ).to(device)
         chosen: Mapping[str, Tensor] = {k: tokens[k] for k in ("input_ids", "attention_mask")}
         return _on_sphere(self._network.to(device).get_text_features(**chosen))
