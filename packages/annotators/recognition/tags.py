@@ -18,9 +18,6 @@ from scenewright.checkpoints import CheckpointError, MissingWeights
 #: Upstream's threshold for a class that has none of its own.
 THRESHOLD = 0.68
 
-#: Where upstream keeps its lists.
-UPSTREAM = "https://github.com/xinyu1205/recognize-anything, folder ram/data"
-
 
 def decide(logits: Float[Tensor, "b n"], thresholds: Float[Tensor, " n"]) -> Bool[Tensor, "b n"]:
     """Which tags are seen: probability above its threshold, strictly, so that a threshold of 1 is never reached."""
@@ -77,9 +74,22 @@ def ram_tags() -> Mapping[str, float]:
 
     Source: ``ram_tag_list.txt`` and ``ram_tag_list_threshold.txt`` of recognize-anything, Apache-2.0.
     """
-    text = files(__package__).joinpath("ram_tags.txt").read_text(encoding="utf-8")
-    rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
+    rows = (line.split("\t") for line in _shipped("ram_tags.txt"))
     return MappingProxyType({name: float(threshold) for name, threshold in rows})
+
+
+@cache
+def tag2text_tags() -> tuple[str, ...]:
+    """The 3429 tags of Tag2Text in their order; some stand twice, as a thing and as an action or attribute.
+
+    Source: ``tag2text_ori_tag_list.txt`` of recognize-anything, Apache-2.0.
+    """
+    return tuple(_shipped("tag2text_tags.txt"))
+
+
+def _shipped(filename: str) -> list[str]:
+    text = files(__package__).joinpath(filename).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 def find_tags(
@@ -89,8 +99,8 @@ def find_tags(
     checkpoint: Path,
     filename: str,
     count: int,
-    default: Sequence[str] | None = None,
-    by_name: Mapping[str, float] | None = None,
+    default: Sequence[str],
+    by_name: Mapping[str, float],
 ) -> TagList:
     """The list of a checkpoint's classes.
 
@@ -108,22 +118,20 @@ def find_tags(
     beside = checkpoint.parent / filename
     if tag_list is None and beside.is_file():
         tag_list = str(beside)
-    if tag_list is None and default is None:
-        raise MissingWeights(
-            f"the names of the tags are missing: put {filename} (of {UPSTREAM}) beside {checkpoint}, "
-            "or set tag_list= to it"
-        )
     if isinstance(tag_list, str):
         listed = Path(tag_list).expanduser()
         own = listed.with_name(f"{listed.stem}_threshold{listed.suffix}")
         thresholds = str(own) if thresholds is None and own.is_file() else thresholds
         names = read_names(listed)
     else:
-        names = list(tag_list if tag_list is not None else default or ())
+        names = list(default if tag_list is None else tag_list)
     if len(names) != count:
-        raise CheckpointError(f"{checkpoint} has {count} classes, but the tag list has {len(names)} names")
+        raise CheckpointError(
+            f"{checkpoint} has {count} classes, but the tag list has {len(names)} names; set tag_list= to a file with "
+            f"a name for each, or put it beside the checkpoint as {filename}"
+        )
     if thresholds is None:
-        return TagList(names, torch.tensor([(by_name or {}).get(name, THRESHOLD) for name in names]))
+        return TagList(names, torch.tensor([by_name.get(name, THRESHOLD) for name in names]))
     return TagList(names, _thresholds(thresholds, count))
 
 

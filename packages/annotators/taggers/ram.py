@@ -15,6 +15,7 @@ from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
 
 FILE = "ram_swin_large_14m.pth"
+LIST = "ram_tag_list.txt"
 
 
 class RAM:
@@ -74,14 +75,14 @@ class RAM:
 
     @cached_property
     def _tags(self) -> TagList:
-        path, count = self.checkpoints[0].path(), len(self._network.queries.weight)
+        known = ram_tags()
         found = find_tags(
             self.tag_list,
             self.thresholds,
-            checkpoint=path,
-            filename="ram_tag_list.txt",
-            count=count,
-            default=list(ram_tags()),
-            by_name=ram_tags(),
+            checkpoint=self.checkpoints[0].path(),
+            filename=LIST,
+            count=len(self._network.queries.weight),
+            default=list(known),
+            by_name=known,
         )
         return found.without(self.deleted)

@@ -19,6 +19,7 @@ from scenewright.checkpoints import Checkpoint, CheckpointError
 from scenewright.layout import Image
 
 FILE = "ram_plus_swin_large_14m.pth"
+LIST = "ram_tag_list.txt"
 
 #: For classes that were not trained on: inference_ram_plus_openset.py of recognize-anything.
 OPEN_THRESHOLD = 0.5
@@ -107,21 +108,24 @@ class RAMPlus:
     def _tags(self) -> TagList:
         path, queries = self.checkpoints[0].path(), self._network.queries
         if self.tags is not None:
-            names, threshold = list(self._vocabulary), self.thresholds
-            chosen = OPEN_THRESHOLD if threshold is None else threshold
-            return find_tags(names, chosen, checkpoint=path, filename="", count=len(names)).without(self.deleted)
-        if len(queries.label_embed) % queries.descriptions:
+            names, chosen = list(self._vocabulary), OPEN_THRESHOLD if self.thresholds is None else self.thresholds
+            return find_tags(
+                names, chosen, checkpoint=path, filename=LIST, count=len(names), default=(), by_name={}
+            ).without(self.deleted)
+        count, rest = divmod(len(queries.label_embed), queries.descriptions)
+        if rest:
             raise CheckpointError(
-                f"{path} must have {queries.descriptions} descriptions per class, got {len(queries.label_embed)} in all"
+                f"{path} must have {queries.descriptions} descriptions of each class, got {rest} more than "
+                f"{count} times that"
             )
-        count = len(queries.label_embed) // queries.descriptions
+        known = ram_tags()
         found = find_tags(
             self.tag_list,
             self.thresholds,
             checkpoint=path,
-            filename="ram_tag_list.txt",
+            filename=LIST,
             count=count,
-            default=list(ram_tags()),
-            by_name=ram_tags(),
+            default=list(known),
+            by_name=known,
         )
         return found.without(self.deleted)

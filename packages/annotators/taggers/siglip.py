@@ -86,8 +86,8 @@ class SigLIP:
         assert texts is not None
         device, dtype = texts.device, precision(self.dtype)
         inputs = self._processor.image_processor(images, return_tensors="pt", device=device).to(device)
-        pixels = inputs.pop("pixel_values").to(dtype)
-        features = network.vision_model(pixel_values=pixels, **_vision_names(inputs)).pooler_output
+        inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+        features = network.get_image_features(**inputs).pooler_output
         scale, bias = network.logit_scale.float().exp(), network.logit_bias.float()
         return (normalize(features.float(), dim=-1) @ texts.T * scale + bias).sigmoid()
 
@@ -99,7 +99,8 @@ class SigLIP:
             tokens = self._processor.tokenizer(
                 sentences, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
             )
-            features = network.text_model(input_ids=tokens["input_ids"].to(device)).pooler_output
+            # without the mask of the padding, as in training
+            features = network.get_text_features(input_ids=tokens["input_ids"].to(device)).pooler_output
             return normalize(features.float(), dim=-1)
 
         sentences = [self.prompt.format(name).lower() for name in self._names]  # both were trained in lower case
@@ -135,9 +136,3 @@ class SigLIP:
         if self.compile:
             network.vision_model.compile()
         return network.requires_grad_(False).eval()
-
-
-def _vision_names(inputs: Any) -> dict[str, Tensor]:
-    """What SigLIP 2 with free aspect ratios is told beside the pixels, by the names of its vision tower."""
-    names = {"pixel_attention_mask": "attention_mask", "spatial_shapes": "spatial_shapes"}
-    return {names[name]: value for name, value in inputs.items() if name in names}

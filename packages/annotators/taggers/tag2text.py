@@ -9,7 +9,7 @@ from functools import cached_property
 
 from scenewright.annotators.recognition.network import TaggingNetwork
 from scenewright.annotators.recognition.pictures import precision, tag_images
-from scenewright.annotators.recognition.tags import TagList, find_tags
+from scenewright.annotators.recognition.tags import TagList, find_tags, tag2text_tags
 from scenewright.annotators.recognition.weights import read_network
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
@@ -27,12 +27,12 @@ DELETED = ("quarter", "back", "two", "three", "four", "five", "one")
 class Tag2Text:
     """Tags each image with those of Tag2Text's classes whose probability is above the class's threshold.
 
-    The names of its classes are in a file of upstream's, ``tag2text_ori_tag_list.txt``, which must lie beside the
-    checkpoint or be named.
+    Pictures are squashed to a square of 384 pixels.
 
     Args:
         checkpoint: the published file, its folder, or a hub's repository with it. Sizes are read off its tensors.
-        tag_list: names of the classes, or a file with one per line.
+        tag_list: names of the classes, or a file with one per line; ``tag2text_ori_tag_list.txt`` beside the
+            checkpoint, else the list that comes along.
         thresholds: one for all, or a file with one per line; upstream's if not given: 0.68, and 0.7 for "person",
             "man" and "woman".
         deleted: tags that are never reported; upstream's seven if not given, where the list has them.
@@ -79,7 +79,14 @@ class Tag2Text:
 
     @cached_property
     def _tags(self) -> TagList:
-        path, count = self.checkpoints[0].path(), len(self._network.queries.weight)
-        found = find_tags(self.tag_list, self.thresholds, checkpoint=path, filename=LIST, count=count, by_name=RAISED)
+        found = find_tags(
+            self.tag_list,
+            self.thresholds,
+            checkpoint=self.checkpoints[0].path(),
+            filename=LIST,
+            count=len(self._network.queries.weight),
+            default=tag2text_tags(),
+            by_name=RAISED,
+        )
         deleted = [x for x in DELETED if x in found.names] if self.deleted is None else self.deleted
         return found.without(deleted)
