@@ -5,7 +5,6 @@ is ever run.
 """
 
 import inspect
-import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 #: What a model of transformers consists of, for messages.
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
@@ -304,11 +301,13 @@ def fill(network: torch.nn.Module, tensors: Mapping[str, Tensor], path: str | Pa
 def _from_pretrained(kind: Any, source: str, revision: str, **options: Any) -> Any:
     """The cache first: a pinned revision never changes, and a machine without network waits for nobody."""
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
 
     if issubclass(kind, torch.nn.Module):
         options = {"use_safetensors": True, **options}
     options = {"revision": revision, "trust_remote_code": False, **options}
     disable_progress_bars()  # here, there is nothing to fetch
+    logging.disable_progress_bar()
     try:
         return kind.from_pretrained(source, local_files_only=True, **options)
     except OSError:
@@ -316,6 +315,7 @@ def _from_pretrained(kind: Any, source: str, revision: str, **options: Any) -> A
             raise
     finally:
         enable_progress_bars()
+        logging.enable_progress_bar()
     return kind.from_pretrained(source, **options)
 
 
