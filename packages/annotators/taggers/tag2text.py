@@ -11,7 +11,7 @@ from scenewright.annotators.recognition.network import TaggingNetwork
 from scenewright.annotators.recognition.pictures import precision, tag_images
 from scenewright.annotators.recognition.tags import TagList, find_tags, tag2text_tags
 from scenewright.annotators.recognition.weights import read_network
-from scenewright.checkpoints import Checkpoint
+from scenewright.checkpoints import Checkpoint, CheckpointError
 from scenewright.layout import Image
 
 FILE = "tag2text_swin_14m.pth"
@@ -19,6 +19,9 @@ LIST = "tag2text_ori_tag_list.txt"
 
 #: Upstream's thresholds that are not 0.68.
 RAISED = {"person": 0.7, "man": 0.7, "woman": 0.7}
+
+#: Classes before this one are things, the others actions and attributes: so says Grounded-SAM's Tag2Text demo.
+THINGS = 3012
 
 #: What upstream never reports, because it disturbs captions.
 DELETED = ("quarter", "back", "two", "three", "four", "five", "one")
@@ -36,6 +39,7 @@ class Tag2Text:
         thresholds: one for all, or a file with one per line; upstream's if not given: 0.68, and 0.7 for "person",
             "man" and "woman".
         deleted: tags that are never reported; upstream's seven if not given, where the list has them.
+        things_only: never report actions and attributes, which are the classes from 3012 on.
         image_size: another side of the square, a multiple of 32; the windows of attention grow with it.
         dtype: "float32", "bfloat16" or "float16".
         compile: compile the network on first use.
@@ -49,6 +53,7 @@ class Tag2Text:
         tag_list: Sequence[str] | str | None = None,
         thresholds: str | float | None = None,
         deleted: Sequence[str] | None = None,
+        things_only: bool = False,
         image_size: int | None = None,
         batch_size: int = 8,
         dtype: str = "float32",
@@ -56,6 +61,7 @@ class Tag2Text:
     ) -> None:
         self.checkpoint, self.revision = checkpoint, revision
         self.tag_list, self.thresholds, self.deleted = tag_list, thresholds, deleted
+        self.things_only = things_only
         self.image_size, self.batch_size, self.dtype, self.compile = image_size, batch_size, dtype, compile
 
     @property
@@ -88,5 +94,17 @@ class Tag2Text:
             default=tag2text_tags(),
             by_name=RAISED,
         )
+        if self.things_only:
+            found = self._things(found)
         deleted = [x for x in DELETED if x in found.names] if self.deleted is None else self.deleted
         return found.without(deleted)
+
+    def _things(self, tags: TagList) -> TagList:
+        """The same list, in which no action and no attribute is ever seen."""
+        if len(tags.names) != len(tag2text_tags()):
+            raise CheckpointError(
+                f"things_only needs the {len(tag2text_tags())} classes of the published weights, got {len(tags.names)}"
+            )
+        thresholds = tags.thresholds.clone()
+        thresholds[THINGS:] = 1.0
+        return TagList(tags.names, thresholds)
