@@ -167,6 +167,12 @@ def test_a_longer_budget_never_changes_what_was_said_before(checkpoint):
     assert any(len(b) > len(a) for a, b in zip(short, long, strict=True))
 
 
+def test_the_image_encoder_is_compiled_on_demand(checkpoint):
+    for compile in (False, True):  # it only begins with the first image
+        plugin = BLIP2(checkpoint, compile=compile)
+        assert (plugin._network.vision_model._compiled_call_impl is not None) == compile
+
+
 def test_half_precision_is_an_option(checkpoint):
     plugin = BLIP2(checkpoint, dtype="bfloat16", max_new_tokens=4)
     assert plugin.caption(*([x] for x in SCENES[0]))[0][2] == "ant"

@@ -105,7 +105,7 @@ class Florence2:
         )
 
     def _boxes(self, answer: Answer, tags: Sequence[str]) -> list[_Found]:
-        found = read_boxes(answer, "object" if self.task == "REGION_PROPOSAL" else "")
+        found = read_boxes(answer, named=self.task != "REGION_PROPOSAL")
         if self.task == "OPEN_VOCABULARY_DETECTION":
             return [(tags[0], corners, score) for _, corners, score in found]
         names = {tag.casefold(): tag for tag in tags}
@@ -133,27 +133,28 @@ class Florence2:
         return Florence(Checkpoint(self.checkpoint, self.revision), self.dtype, self.compile)
 
 
-def read_boxes(answer: Answer, nameless: str = "") -> list[_Found]:
+def read_boxes(answer: Answer, *, named: bool = True) -> list[_Found]:
     """The boxes of an answer: after each name, four locations for every box of it.
 
     Args:
-        nameless: the name of boxes that stand before any; where it is empty, these are left out.
+        named: boxes that no name stands before are left out; else all are, and are each an "object".
 
     Returns:
         name, bins ``x_min y_min x_max y_max`` and score. What ends before it begins is no box and is left out.
     """
     found: list[_Found] = []
-    name, sure = nameless, 1.0
+    name, words = "" if named else "object", []
     corners: list[tuple[int, float]] = []
     for piece, chance in zip(answer.pieces, answer.chances, strict=True):
         if isinstance(piece, str):
-            name, sure, corners = piece, chance, []
+            corners = []
+            if named:
+                name, words = piece, [chance]
             continue
         corners.append((piece, chance))
         if len(corners) == 4:
-            x0, y0, x1, y1 = (where for where, _ in corners)
+            x0, y0, x1, y1 = (place for place, _ in corners)
             if name and x0 < x1 and y0 < y1:
-                words = [sure] if name != nameless else []
-                found.append((name, [x0, y0, x1, y1], geometric_mean([*words, *(c for _, c in corners)])))
+                found.append((name, [x0, y0, x1, y1], geometric_mean([*words, *(sure for _, sure in corners)])))
             corners = []
     return found
