@@ -39,7 +39,11 @@ def joined(tags: Sequence[str], separator: str = ", ") -> str:
 
 def distinct(tags: Sequence[str]) -> list[str]:
     """The tags without blanks and repetitions, in order; case and white space make no difference."""
-    return list({" ".join(tag.lower().split()): tag for tag in reversed(tags) if tag.strip()}.values())[::-1]
+    first: dict[str, str] = {}
+    for tag in tags:
+        if tag.strip():
+            first.setdefault(" ".join(tag.lower().split()), tag)
+    return list(first.values())
 
 
 def chunks(
