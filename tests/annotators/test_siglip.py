@@ -26,6 +26,7 @@ def save(path, model, processor):
     with torch.no_grad():
         model.logit_scale.fill_(2.0)  # trained ones are sharp; random features need it, to differ
         model.logit_bias.fill_(-1.0)
+        model.text_model.embeddings.token_embedding.weight.normal_(generator=torch.Generator().manual_seed(5))
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return path
@@ -88,12 +89,15 @@ def test_no_image_has_no_tags(folder):
 def test_tags_are_those_that_transformers_holds_for_likely(folder, images):
     for image in images:
         scores = probabilities(folder, image)
-        threshold = float(scores.sort().values[2:4].mean())
+        ranked = scores.sort().values
+        gap = int(ranked.diff().argmax())  # the widest, so that noise moves no score across
+        assert ranked[gap + 1] - ranked[gap] > 1e-4
+        threshold = float(ranked[gap : gap + 2].mean())
         wanted = [name for name, score in zip(NAMES, scores, strict=True) if score > threshold]
-        assert len(wanted) == 3
+        assert 0 < len(wanted) < 6
         assert SigLIP(str(folder), tags=NAMES, threshold=threshold).tag([image]) == [wanted]
-        best = NAMES[int(scores.argmax())]
-        assert SigLIP(str(folder), tags=NAMES, threshold=0.0, max_tags=1).tag([image]) == [[best]]
+        ((best,),) = SigLIP(str(folder), tags=NAMES, threshold=0.0, max_tags=1).tag([image])
+        torch.testing.assert_close(scores[NAMES.index(best)], ranked[-1], atol=1e-4, rtol=0)
 
 
 def test_an_images_tags_do_not_depend_on_its_batch(folder, images):

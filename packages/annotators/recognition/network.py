@@ -18,6 +18,10 @@ class FixedQueries(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(queries)
 
+    @property
+    def classes(self) -> int:
+        return len(self.weight)
+
     def forward(self, tokens: Float[Tensor, "b t c"]) -> Float[Tensor, "1 n d"]:
         return self.weight.unsqueeze(0)
 
@@ -36,6 +40,10 @@ class TextQueries(nn.Module):
         self.wordvec_proj = nn.Linear(text_width, width)
         if descriptions > 1:
             self.reweight_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    @property
+    def classes(self) -> int:
+        return len(self.label_embed) // self.descriptions
 
     def forward(self, tokens: Float[Tensor, "b t c"]) -> Float[Tensor, "_b n d"]:
         return self.project(self.features(tokens))
@@ -68,14 +76,20 @@ class TaggingNetwork(nn.Module):
         score: from a decoded query to its logit.
     """
 
-    def __init__(self, backbone: Any, image_proj: nn.Module, queries: nn.Module, decoder: QueryDecoder, score: Any):
+    queries: FixedQueries | TextQueries
+
+    def __init__(
+        self,
+        backbone: Any,
+        image_proj: nn.Module,
+        queries: FixedQueries | TextQueries,
+        decoder: QueryDecoder,
+        score: nn.Module,
+    ) -> None:
         super().__init__()
         self.backbone, self.image_proj, self.queries = backbone, image_proj, queries
         self.decoder, self.score = decoder, score
-
-    @property
-    def image_size(self) -> int:
-        return self.backbone.config.image_size
+        self.image_size: int = backbone.config.image_size  # side of the square that it sees, in pixels
 
     def see(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t c"]:
         """The backbone's tokens, their mean before them."""

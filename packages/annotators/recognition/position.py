@@ -36,6 +36,7 @@ def resize_bias_table(table: Float[Tensor, "positions heads"], window: int) -> F
 def _known_offsets(reach: int, new_reach: int) -> np.ndarray:
     """Where the known offsets lie among the new ones: a geometric series whose sum is the new reach."""
     low, high = 1.01, 1.5
+    ratio = 0.0
     while high - low > 1e-6:
         ratio = (low + high) / 2
         if (1 - ratio**reach) / (1 - ratio) > new_reach:

@@ -97,9 +97,9 @@ def text_features(
             f"{checkpoint.name} gives text features of {model.config.projection_dim} numbers; {width} are needed"
         )
 
-    def encode(texts: list[str]) -> Tensor:
+    def encode(texts: list[str]) -> tuple[Tensor, ...]:
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt").to(device)
-        return normalize(model(**tokens).text_embeds.float(), dim=-1)
+        return normalize(model(**tokens).text_embeds.float(), dim=-1).unbind()
 
     texts = [text for said in vocabulary.values() for text in said]
     with torch.inference_mode():

@@ -88,7 +88,7 @@ def tag2text_tags() -> tuple[str, ...]:
 
 
 def _shipped(filename: str) -> list[str]:
-    text = files(__package__).joinpath(filename).read_text(encoding="utf-8")
+    text = files("scenewright.annotators.recognition").joinpath(filename).read_text(encoding="utf-8")
     return [line for line in text.splitlines() if not line.startswith("#")]
 
 

@@ -85,7 +85,7 @@ def read_network(
     _check_kind(tensors, kind, path)
     try:
         backbone = _backbone(tensors, image_size)
-        network = _assemble(backbone, tensors, kind, heads, eps, descriptions)
+        network = _assemble(backbone, tensors, kind, heads, eps, descriptions if kind == "RAM++" else 1)
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"{path} is no checkpoint of {kind}: it has no {error.args[0]}") from error
     fill(network, _own_names(tensors, backbone.config.window_size), path)
@@ -145,7 +145,9 @@ def _assemble(
         queries = FixedQueries(torch.zeros(len(tensors["label_embed.weight"]), width))
         return TaggingNetwork(backbone, nn.Identity(), queries, decoder, ClassLinear(*tensors["fc.W"].shape[1:]))
     rows, text_width = tensors["label_embed"].shape
-    queries = TextQueries(rows, text_width, width, descriptions if kind == "RAM++" else 1)
+    if rows % descriptions:
+        raise CheckpointError(f"label_embed must have {descriptions} descriptions of each class, got {rows} in all")
+    queries = TextQueries(rows, text_width, width, descriptions)
     image_proj = nn.Linear(backbone.num_features, context)
     return TaggingNetwork(backbone, image_proj, queries, decoder, nn.Linear(width, 1))
 

@@ -7,7 +7,7 @@ Source: "Recognize Anything: A Strong Image Tagging Model", Zhang et al. 2023, a
 from collections.abc import Sequence
 from functools import cached_property
 
-from scenewright.annotators.recognition.network import TaggingNetwork
+from scenewright.annotators.recognition.network import TaggingNetwork, TextQueries
 from scenewright.annotators.recognition.pictures import precision, tag_images
 from scenewright.annotators.recognition.tags import TagList, find_tags, ram_tags
 from scenewright.annotators.recognition.weights import read_network
@@ -68,7 +68,8 @@ class RAM:
     @cached_property
     def _network(self) -> TaggingNetwork:
         network = read_network(self.checkpoints[0].path(), "RAM", self.image_size)
-        network.queries = network.queries.fixed()  # the same for every image
+        if isinstance(network.queries, TextQueries):
+            network.queries = network.queries.fixed()  # the same for every image
         if self.compile:
             network.compile()
         return network
@@ -81,7 +82,7 @@ class RAM:
             self.thresholds,
             checkpoint=self.checkpoints[0].path(),
             filename=LIST,
-            count=len(self._network.queries.weight),
+            count=self._network.queries.classes,
             default=list(known),
             by_name=known,
         )

@@ -15,7 +15,7 @@ from scenewright.annotators.recognition.pictures import precision, tag_images
 from scenewright.annotators.recognition.prompts import read_vocabulary, text_features
 from scenewright.annotators.recognition.tags import TagList, find_tags, ram_tags
 from scenewright.annotators.recognition.weights import read_network
-from scenewright.checkpoints import Checkpoint, CheckpointError
+from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
 
 FILE = "ram_plus_swin_large_14m.pth"
@@ -106,25 +106,19 @@ class RAMPlus:
 
     @cached_property
     def _tags(self) -> TagList:
-        path, queries = self.checkpoints[0].path(), self._network.queries
+        path = self.checkpoints[0].path()
         if self.tags is not None:
             names, chosen = list(self._vocabulary), OPEN_THRESHOLD if self.thresholds is None else self.thresholds
             return find_tags(
                 names, chosen, checkpoint=path, filename=LIST, count=len(names), default=(), by_name={}
             ).without(self.deleted)
-        count, rest = divmod(len(queries.label_embed), queries.descriptions)
-        if rest:
-            raise CheckpointError(
-                f"{path} must have {queries.descriptions} descriptions of each class, got {rest} more than "
-                f"{count} times that"
-            )
         known = ram_tags()
         found = find_tags(
             self.tag_list,
             self.thresholds,
             checkpoint=path,
             filename=LIST,
-            count=count,
+            count=self._network.queries.classes,
             default=list(known),
             by_name=known,
         )

@@ -95,13 +95,13 @@ class SigLIP:
         """One feature of length 1 for each tag."""
         device = network.logit_scale.device
 
-        def encode(sentences: list[str]) -> Tensor:
+        def encode(sentences: list[str]) -> tuple[Tensor, ...]:
             tokens = self._processor.tokenizer(
                 sentences, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
             )
             # without the mask of the padding, as in training
             features = network.get_text_features(input_ids=tokens["input_ids"].to(device)).pooler_output
-            return normalize(features.float(), dim=-1)
+            return normalize(features.float(), dim=-1).unbind()
 
         sentences = [self.prompt.format(name).lower() for name in self._names]  # both were trained in lower case
         with torch.inference_mode():

@@ -90,7 +90,7 @@ class Tag2Text:
             self.thresholds,
             checkpoint=self.checkpoints[0].path(),
             filename=LIST,
-            count=len(self._network.queries.weight),
+            count=self._network.queries.classes,
             default=tag2text_tags(),
             by_name=RAISED,
         )
