@@ -1,5 +1,7 @@
 """BLIP2 through its real classes with tiny random weights, with either kind of language model."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from PIL import Image as PILImage
@@ -191,3 +193,9 @@ def test_missing_or_other_weights_are_a_clear_error(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "blip-2"}')
     with pytest.raises(CheckpointError, match="Blip2ForConditionalGeneration needs config.json"):
         BLIP2(str(tmp_path)).caption([image], [layout])
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_eight_bits_without_their_package_are_a_clear_error(checkpoint):
+    with pytest.raises(CheckpointError, match="requires bitsandbytes"):
+        BLIP2(checkpoint, quantization="8bit").caption(*([x] for x in SCENES[0]))
