@@ -27,8 +27,8 @@ class CachedSegmenter:
         Raises:
             ValueError: the segmenter returned another number of results than it was given images.
         """
-        return self._cache.call(self.segmenter, "segment", images, layouts, seeds=seeds)
+        return self._cache.call(images, layouts, seeds=seeds)
 
     @cached_property
     def _cache(self) -> Cache:
-        return Cache(self.directory, masks_to_json, masks_from_json)
+        return Cache(self.segmenter, "segment", self.directory, masks_to_json, masks_from_json)

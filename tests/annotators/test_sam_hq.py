@@ -1,0 +1,159 @@
+"""SAM-HQ with a tiny network of random weights, saved and loaded as the real one is."""
+
+import pytest
+import torch
+
+from scenewright.annotators.segmenters.sam_hq import SAMHQ
+from scenewright.checkpoints import CheckpointError, MissingWeights
+from scenewright.layout import Layout
+from scenewright.protocols import Segmenter
+
+SIDE = 64
+SIZES = [(60, 90), (128, 50), (64, 64), (20, 20)]
+BOXES = [
+    [[0.0, 0.0, 1.0, 1.0], [0.1, 0.2, 0.5, 0.6], [0.5, 0.5, 0.51, 0.52]],
+    [],
+    [[0.0, 0.0, 0.4, 1.0], [0.3, 0.7, 1.0, 1.0]],
+    [[0.2, 0.2, 0.9, 0.8]],
+]
+
+
+def images_and_layouts():
+    rng = torch.Generator().manual_seed(0)
+    images = []
+    for size in SIZES:
+        coarse = torch.rand(1, 3, 6, 6, generator=rng)
+        images.append((torch.nn.functional.interpolate(coarse, size, mode="bicubic")[0].clamp(0, 1) * 255).byte())
+    return images, [Layout(torch.tensor(b).reshape(-1, 4), [f"thing {i}" for i in range(len(b))]) for b in BOXES]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    from transformers import SamHQConfig, SamHQModel, SamImageProcessor
+
+    vision = {"hidden_size": 32, "output_channels": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision |= {"image_size": SIDE, "patch_size": 8, "window_size": 3, "global_attn_indexes": [1, 2]}
+    vision |= {"num_pos_feats": 16}
+    prompt = {"hidden_size": 32, "image_size": SIDE, "patch_size": 8, "mask_input_channels": 8}
+    decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 8, "iou_head_hidden_dim": 16, "vit_dim": 32}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(6)
+        config = SamHQConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+        model = SamHQModel(config)
+        for weight in model.parameters():
+            if weight.ndim > 1:  # the usual beginnings are too small to show anything
+                weight.normal_(0, 0.3)
+    path = tmp_path_factory.mktemp("sam_hq")
+    model.save_pretrained(path)
+    SamImageProcessor(size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE}).save_pretrained(path)
+    return path
+
+
+def plainly(folder, image, layout, **options):
+    """transformers' processor, network and post-processing on one image, as its documentation shows."""
+    from transformers import SamHQModel, SamHQProcessor, SamImageProcessor
+
+    processor, model = SamHQProcessor(SamImageProcessor.from_pretrained(folder)), SamHQModel.from_pretrained(folder)
+    boxes = layout.pixel_boxes(*image.shape[1:]).tolist()
+    inputs = processor(images=image, input_boxes=[boxes], return_tensors="pt")
+    inputs["input_boxes"] = inputs["input_boxes"].float()
+    with torch.inference_mode():
+        found = model(**{k: v for k, v in inputs.items() if "sizes" not in k}, **options)
+    masks = processor.image_processor.post_process_masks(
+        found.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
+    )[0]
+    return masks[:, 0]  # the network sorts its candidates, the best first
+
+
+def iou(a, b):
+    return float((a & b).sum() / (a | b).sum().clamp(min=1))
+
+
+def test_no_images_and_no_regions_need_no_weights():
+    segmenter = SAMHQ("nowhere")
+    images, _ = images_and_layouts()
+    assert isinstance(segmenter, Segmenter)
+    assert segmenter.segment([], []) == []
+    assert segmenter.segment(images[:2], [Layout.empty()] * 2) == [[], []]
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+@pytest.mark.parametrize("hq_token_only", [False, True])
+def test_masks_are_those_of_the_network_called_plainly(folder, multimask, hq_token_only):
+    images, layouts = images_and_layouts()
+    masks = SAMHQ(str(folder), multimask=multimask, hq_token_only=hq_token_only).segment(images, layouts)
+    assert [len(x) for x in masks] == [3, 0, 2, 1]
+    shares = []
+    for image, layout, found in zip(images, layouts, masks, strict=True):
+        if len(layout):
+            every = plainly(folder, image, layout, multimask_output=multimask, hq_token_only=hq_token_only)
+            for mask, wanted in zip(found, every, strict=True):
+                assert mask.size == tuple(image.shape[1:])
+                assert iou(mask.decode(), wanted) > 0.99
+                shares.append(mask.area / wanted.numel())
+    assert 0.05 < sum(shares) / len(shares) < 0.95, "masks that are neither empty nor full"
+
+
+def test_the_early_features_reach_the_decoder(folder):
+    """Where they do not, the reference pipeline writes nothing at all."""
+    images, layouts = images_and_layouts()
+    segmenter, given = SAMHQ(str(folder)), []
+    first = segmenter._network.vision_encoder.layers[1]  # the first block with global attention
+    kept = []
+    first.register_forward_hook(lambda m, args, out: kept.append(out))
+    segmenter._network.mask_decoder.register_forward_pre_hook(
+        lambda m, args, kwargs: given.append(kwargs["intermediate_embeddings"][0]), with_kwargs=True
+    )
+    (masks,) = segmenter.segment(images[:1], layouts[:1])
+    assert len(kept) == len(given) == 1 and torch.equal(kept[0], given[0])
+
+    def without(module, args, kwargs):
+        return args, kwargs | {"intermediate_embeddings": [torch.zeros_like(kept[0])]}
+
+    segmenter._network.mask_decoder.register_forward_pre_hook(without, with_kwargs=True)
+    (other,) = segmenter.segment(images[:1], layouts[:1])
+    assert masks != other
+
+
+@pytest.mark.parametrize(("batch_size", "boxes_per_call"), [(1, 1), (2, 2), (4, 64)])
+def test_a_batch_is_segmented_as_its_images_one_by_one(folder, batch_size, boxes_per_call):
+    images, layouts = images_and_layouts()
+    segmenter = SAMHQ(str(folder), batch_size=batch_size, boxes_per_call=boxes_per_call)
+    together = segmenter.segment(images, layouts)
+    assert together == segmenter.segment(images, layouts)
+    for image, layout, masks in zip(images, layouts, together, strict=True):
+        (alone,) = SAMHQ(str(folder)).segment([image], [layout])
+        assert all(iou(a.decode(), b.decode()) > 0.99 for a, b in zip(masks, alone, strict=True))
+
+
+def test_an_image_is_looked_at_once_for_all_its_boxes(folder):
+    images, layouts = images_and_layouts()
+    segmenter, seen = SAMHQ(str(folder), batch_size=2, boxes_per_call=1), []
+    segmenter._network.vision_encoder.register_forward_hook(
+        lambda m, args, out: seen.append(len(out.last_hidden_state))
+    )
+    segmenter.segment(images, layouts)
+    assert seen == [2, 1]
+
+
+@pytest.mark.parametrize("size", [(3, 700), (1, 1000)])
+def test_slivers_have_masks_of_their_images_size(folder, size):
+    layout = Layout(torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.99, 0.99, 1.0, 1.0]]), ["whole", "corner"])
+    (masks,) = SAMHQ(str(folder)).segment([torch.full((3, *size), 90, dtype=torch.uint8)], [layout])
+    assert [mask.size for mask in masks] == [size, size]
+
+
+def test_half_precision_changes_little(folder):
+    images, layouts = images_and_layouts()
+    exact, half = (SAMHQ(str(folder), dtype=dtype).segment(images, layouts) for dtype in ("float32", "bfloat16"))
+    for a, b in zip(exact, half, strict=True):
+        assert all(iou(x.decode(), y.decode()) > 0.8 for x, y in zip(a, b, strict=True))
+
+
+def test_wrong_checkpoints_are_said(tmp_path):
+    images, layouts = images_and_layouts()
+    with pytest.raises(MissingWeights, match=r"has no config\.json"):
+        SAMHQ(str(tmp_path)).segment(images, layouts)
+    (tmp_path / "config.json").write_text('{"model_type": "sam_hq"}')
+    with pytest.raises(CheckpointError, match="SamHQModel needs"):
+        SAMHQ(str(tmp_path)).segment(images, layouts)
