@@ -246,6 +246,13 @@ def test_a_cache_of_fixed_size_changes_nothing(plugin):
     assert plugin(compile=True).caption(images(), layouts()) == plugin().caption(images(), layouts())
 
 
+def test_half_precision_runs(checkpoints):
+    options = {"min_area": 1, "min_pixels": 1024, "max_pixels": 8192, "max_new_tokens": 4, "clean": False}
+    halved = QwenVL(checkpoints["qwen3_vl"], dtype="bfloat16", **options)
+    assert [len(x) for x in halved.caption(images(), layouts())] == [3, 0, 1]
+    assert halved._network.dtype == torch.bfloat16
+
+
 def test_small_regions_take_their_label_and_prompts_their_name(plugin):
     captions = plugin(min_area=2000).caption(images(), layouts())
     assert captions[0][2] == "tree" and captions[2] == ["a very long name of a thing"] and captions[0][0] != "dog"
@@ -260,6 +267,8 @@ def test_small_regions_take_their_label_and_prompts_their_name(plugin):
 def test_wrong_settings_and_checkpoints_say_what_is_wrong(tmp_path, checkpoints):
     with pytest.raises(ValueError, match='calls must be "region" or "image", got \'both\''):
         QwenVL(calls="both").caption(images(), layouts())
+    with pytest.raises(ValueError, match="dtype must name one of float32, bfloat16, float16, got 'many'"):
+        QwenVL(checkpoints["qwen3_vl"], dtype="many").caption(images(), layouts())
     with pytest.raises(MissingWeights, match="has no config.json"):
         QwenVL(str(tmp_path)).caption(images(), layouts())
     from transformers import BlipConfig, BlipForConditionalGeneration

@@ -19,6 +19,7 @@ import torch
 
 from scenewright.annotators.batching import in_batches
 from scenewright.annotators.captions import describe
+from scenewright.annotators.networks import load_network
 from scenewright.annotators.structured import Frame, Question, describe_together
 from scenewright.checkpoints import Checkpoint, CheckpointError
 from scenewright.layout import Image, Layout
@@ -100,7 +101,7 @@ class QwenVL:
             seeds: one per image, needed if ``sample`` is set.
 
         Raises:
-            ValueError: ``calls`` is unknown; seeds are missing.
+            ValueError: ``calls`` or ``dtype`` is unknown; seeds are missing.
             CheckpointError: the checkpoint is not here, or none of Qwen-VL.
         """
         if self.calls not in ("region", "image"):
@@ -257,9 +258,7 @@ class QwenVL:
     def _network(self) -> Any:
         from transformers import AutoModelForImageTextToText, GenerationConfig
 
-        network = self._checkpoint.load(
-            AutoModelForImageTextToText, dtype=getattr(torch, self.dtype), use_safetensors=True
-        )
+        network = load_network(AutoModelForImageTextToText, self._checkpoint, dtype=self.dtype)
         if network.config.model_type not in _IN_PIXELS:
             raise CheckpointError(
                 f"{self.checkpoint} is a model of the kind {network.config.model_type}; "
@@ -267,7 +266,7 @@ class QwenVL:
             )
         # its own temperature and penalties would be taken for whatever is not set
         network.generation_config = GenerationConfig(eos_token_id=network.generation_config.eos_token_id)
-        return network.eval()
+        return network
 
     @cached_property
     def _processor(self) -> Any:
