@@ -10,8 +10,9 @@ import inspect
 import json
 import logging
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -29,74 +30,90 @@ FORMAT = 1
 
 
 class Cache:
-    """A folder of entries. Any number of processes may use it at once.
+    """A plugin's entries in a folder that other plugins and any number of processes may use too.
 
     Args:
+        plugin: that is asked about what is not there.
+        verb: its method: "detect".
         directory: made when the first entry is written.
-        encode: makes of a plugin's result for one image what JSON can hold.
+        encode: makes of a result for one image what JSON can hold.
         decode: takes that and the image's device, and makes the result again; what it raises means that an entry is
             broken.
     """
 
     def __init__(
-        self, directory: str | Path, encode: Callable[[Any], Any], decode: Callable[[Any, torch.device], Any]
-    ) -> None:
-        self.directory, self.encode, self.decode = Path(directory).expanduser(), encode, decode
-
-    def call(
         self,
         plugin: Any,
         verb: str,
-        images: Sequence[Image],
-        others: Sequence[Any] | None = None,
-        seeds: Sequence[int] | None = None,
+        directory: str | Path,
+        encode: Callable[[Any], Any],
+        decode: Callable[[Any, torch.device], Any],
+    ) -> None:
+        self.plugin, self.verb, self.directory = plugin, verb, Path(directory).expanduser()
+        self.encode, self.decode = encode, decode
+        self._maker: str | None = None
+
+    def call(
+        self, images: Sequence[Image], others: Sequence[Any] | None = None, seeds: Sequence[int] | None = None
     ) -> list[Any]:
-        """A plugin's results, one per image; the plugin itself is given only the images that it has not seen.
+        """The plugin's results, one per image; it is given only the images that are not there.
 
         Args:
-            verb: the plugin's method: "detect".
             others: the method's second argument, one item per image.
             seeds: passed on, and part of the key, if the method takes them.
 
         Raises:
             ValueError: the plugin returned another number of results than it was given images.
         """
-        method = getattr(plugin, verb)
-        seeds = seeds if takes_seeds(method) else None
+        seeds = seeds if takes_seeds(getattr(self.plugin, self.verb)) else None
         items = [
             _digest_of(image, None if others is None else others[i], None if seeds is None else seeds[i])
             for i, image in enumerate(images)
         ]
-        maker = f"{verb} {digest_of(plugin)}"
+        maker = self._made_by()
         found = {x: self._read(maker, x, image.device) for x, image in zip(items, images, strict=True)}
         # equal images of one batch are computed once
-        missing = {x: i for i, x in reversed(list(enumerate(items))) if found[x] is None}
-        places = sorted(missing.values())
+        places = [i for i, x in enumerate(items) if found[x] is None and x not in items[:i]]
         if places:
-            arguments = [[some[i] for i in places] for some in (images, others) if some is not None]
-            numbers = None if seeds is None else [seeds[i] for i in places]
-            results = seeded(method, *arguments, seeds=numbers)
-            if len(results) != len(places):
-                raise ValueError(
-                    f"{type(plugin).__name__}.{verb} returned {len(results)} items for {len(places)} images"
-                )
-            # once more: by now the plugin's weights are on this machine, and their commit is known
-            maker = f"{verb} {digest_of(plugin)}"
-            for i, result in zip(places, results, strict=True):
-                found[items[i]] = (result,)
+            fresh = self._computed(places, images, others, seeds)
+            maker = self._made_by()  # by now the plugin's weights are on this machine, and their commit is known
+            for i, result in zip(places, fresh, strict=True):
                 self._write(maker, items[i], result)
+                found[items[i]] = (result,)
         return [_only(found[x]) for x in items]
+
+    def _computed(
+        self, places: Sequence[int], images: Sequence[Image], others: Sequence[Any] | None, seeds: Sequence[int] | None
+    ) -> list[Any]:
+        """The plugin's results for the images at these places."""
+        arguments = [[some[i] for i in places] for some in (images, others) if some is not None]
+        numbers = None if seeds is None else [seeds[i] for i in places]
+        results = list(seeded(getattr(self.plugin, self.verb), *arguments, seeds=numbers))
+        if len(results) != len(places):
+            name = f"{type(self.plugin).__name__}.{self.verb}"
+            raise ValueError(f"{name} returned {len(results)} items for {len(places)} images")
+        return results
+
+    def _made_by(self) -> str:
+        """A digest of the plugin, taken once unless the commit of its weights is not known yet."""
+        if self._maker is not None:
+            return self._maker
+        about = describe(self.plugin)
+        maker = digest_of(self.verb, about, _code(self.plugin), package_versions())
+        if not _lacks_commit(about):
+            self._maker = maker
+        return maker
 
     def path(self, maker: str, item: str) -> Path:
         """Where an entry is: in one of 65536 folders, none of which gets too full to list."""
-        key = sha256(f"{FORMAT} {maker} {item}".encode()).hexdigest()
+        key = digest_of(FORMAT, maker, item)
         return self.directory / key[:2] / key[2:4] / f"{key}.json"
 
     def _read(self, maker: str, item: str, device: torch.device) -> tuple[Any] | None:
         """The entry in a tuple, for a result may be anything; None if there is none, or a broken one."""
         path = self.path(maker, item)
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             return None
         try:
@@ -108,34 +125,21 @@ class Cache:
     def _write(self, maker: str, item: str, result: Any) -> None:
         """Keep a result. A cache that cannot be written costs time and nothing else."""
         path = self.path(maker, item)
-        text = json.dumps({"format": FORMAT, "result": self.encode(result)}, ensure_ascii=False, allow_nan=False)
-        temporary = None
+        text = json.dumps({"result": self.encode(result)}, ensure_ascii=False)
+        temporary = path.with_name(f".{path.stem[:16]}.{uuid.uuid4().hex}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
-                temporary = file.name
-                file.write(text)
+            temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, path)
         except OSError as error:
             logger.warning("the cache %s cannot be written: %s", self.directory, error)
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
 
 
-def digest_of(plugin: Any) -> str:
-    """A digest of a plugin: its class, code, settings and weights, those of what was injected into it, and packages.
-
-    It is taken once for each plugin, unless the commit of its weights is not known yet.
-    """
-    known = vars(plugin).get("_cache_digest")
-    if known is not None:
-        return known
-    about = describe(plugin)
-    text = json.dumps([about, _code(plugin), package_versions()], sort_keys=True, default=str)
-    digest = sha256(text.encode()).hexdigest()
-    if not _lacks_commit(about):
-        vars(plugin)["_cache_digest"] = digest
-    return digest
+def digest_of(*parts: Any) -> str:
+    """A digest of what JSON can hold."""
+    return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _lacks_commit(about: Any) -> bool:
@@ -148,12 +152,15 @@ def _lacks_commit(about: Any) -> bool:
 def _code(plugin: Any) -> list[str]:
     """Digests of the files of a plugin's class and of what was injected into it."""
     found = []
-    path = inspect.getsourcefile(type(plugin)) if type(plugin).__module__ != "builtins" else None
+    try:
+        path = inspect.getsourcefile(type(plugin))
+        names = list(inspect.signature(type(plugin)).parameters)
+    except (TypeError, OSError, ValueError):  # a class of C, or of an interactive session
+        return found
     if path is not None and Path(path).exists():
         with open(path, "rb") as file:
             found.append(file_digest(file, "sha256").hexdigest())
-    for name in inspect.signature(type(plugin)).parameters:
-        value = getattr(plugin, name, None)
+    for value in (getattr(plugin, name, None) for name in names):
         if any(callable(getattr(value, verb, None)) for verb in ("tag", "detect", "segment", "caption")):
             found += _code(value)
     return found
@@ -209,12 +216,17 @@ def masks_from_json(known: Sequence[Mapping[str, Any]], device: torch.device) ->
     return [RunLengths((int(x["size"][0]), int(x["size"][1])), x["counts"].encode("ascii")) for x in known]
 
 
-def texts_from_json(known: Any, device: torch.device) -> list[str]:
-    """Texts as they were stored.
+def texts_to_json(texts: Any) -> list[str]:
+    """Texts as they are; a bare string, which would pass for a list of letters, is refused.
 
     Raises:
         ValueError: they are no list of texts.
     """
-    if not isinstance(known, list) or not all(isinstance(x, str) for x in known):
-        raise ValueError(f"texts must be a list of strings, got {known!r:.80}")
-    return known
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(x, str) for x in texts):
+        raise ValueError(f"texts of an image must be a list of strings, got {texts!r:.80}")
+    return list(texts)
+
+
+def texts_from_json(known: Any, device: torch.device) -> list[str]:
+    """The texts of ``texts_to_json``."""
+    return texts_to_json(known)

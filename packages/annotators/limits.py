@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def check(name: str, minimum: float | None, maximum: float | None) -> None:
+def check(name: str, minimum: float | int | None, maximum: float | int | None) -> None:
     """Make sure that two limits can both be kept.
 
     Args:
@@ -27,7 +27,9 @@ def require(name: str, *limits: Any, hint: str = "") -> None:
         raise ValueError(f"the filter {name} has no limit, so it would drop nothing{hint and '; ' + hint}")
 
 
-def outside(name: str, value: float, minimum: float | None, maximum: float | None, unit: str = "") -> str:
+def outside(
+    name: str, value: float | int, minimum: float | int | None, maximum: float | int | None, unit: str = ""
+) -> str:
     """Why a value is not between its limits, both of which are inside: "area 0.0003 is below 0.0005"; empty if it is.
 
     Args:
@@ -40,7 +42,7 @@ def outside(name: str, value: float, minimum: float | None, maximum: float | Non
     return ""
 
 
-def _pair(value: float, limit: float, side: str, unit: str) -> str:
+def _pair(value: float | int, limit: float | int, side: str, unit: str) -> str:
     """Both numbers with as few digits as tell them apart."""
     for digits in range(3, 18):
         texts = _plain(value, digits), _plain(limit, digits)
@@ -49,7 +51,7 @@ def _pair(value: float, limit: float, side: str, unit: str) -> str:
     return f"{texts[0]}{unit} is {side} {texts[1]}{unit}"
 
 
-def _plain(value: float, digits: int) -> str:
+def _plain(value: float | int, digits: int) -> str:
     """A number without an exponent, for people."""
     short = f"{value:.{digits}g}"
     return short if "e" not in short else f"{float(short):.12f}".rstrip("0").rstrip(".")

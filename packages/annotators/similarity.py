@@ -46,7 +46,7 @@ class CLIP:
     @property
     def scale(self) -> float:
         """What cosines are multiplied by before a softmax: 100 for OpenAI's checkpoints."""
-        return float(self._network.logit_scale.exp())
+        return self._network.logit_scale.detach().exp().item()
 
     @torch.inference_mode()
     def of_pictures(self, pictures: Sequence[Image]) -> Float[Tensor, "n d"]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from scenewright.annotators.cache import Cache, texts_from_json
+from scenewright.annotators.cache import Cache, texts_from_json, texts_to_json
 from scenewright.layout import Image, Layout
 from scenewright.protocols import Captioner
 
@@ -27,8 +27,8 @@ class CachedCaptioner:
         Raises:
             ValueError: the captioner returned another number of results than it was given images.
         """
-        return self._cache.call(self.captioner, "caption", images, layouts, seeds=seeds)
+        return self._cache.call(images, layouts, seeds=seeds)
 
     @cached_property
     def _cache(self) -> Cache:
-        return Cache(self.directory, list, texts_from_json)
+        return Cache(self.captioner, "caption", self.directory, texts_to_json, texts_from_json)

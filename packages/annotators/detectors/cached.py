@@ -27,8 +27,8 @@ class CachedDetector:
         Raises:
             ValueError: the detector returned another number of results than it was given images.
         """
-        return self._cache.call(self.detector, "detect", images, tags, seeds=seeds)
+        return self._cache.call(images, tags, seeds=seeds)
 
     @cached_property
     def _cache(self) -> Cache:
-        return Cache(self.directory, layout_to_json, layout_from_json)
+        return Cache(self.detector, "detect", self.directory, layout_to_json, layout_from_json)

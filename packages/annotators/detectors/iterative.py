@@ -69,7 +69,7 @@ class Iterative:
             shown = [_without(images[i], hidden[i], self.hide) for i in open_]
             numbers = None if seeds is None else [derived(seeds[i], number) for i in open_]
             fresh = seeded(self.detector.detect, shown, [tags[i] for i in open_], seeds=numbers)
-            fresh = [self._new(found[i], hidden[i], x) for i, x in zip(open_, fresh, strict=True)]
+            fresh = [self._new(images[i], found[i], hidden[i], x) for i, x in zip(open_, fresh, strict=True)]
             for i, layout in zip(open_, fresh, strict=True):
                 found[i] = union([found[i], layout]).to(images[i].device)
                 hidden[i] = hidden[i] | self._inside(images[i], layout)
@@ -78,12 +78,12 @@ class Iterative:
                 break
         return [self._surest(x) for x in found]
 
-    def _new(self, found: Layout, hidden: Tensor, layout: Layout) -> Layout:
+    def _new(self, image: Image, found: Layout, hidden: Tensor, layout: Layout) -> Layout:
         """The regions that were not found before and do not lie on what is hidden."""
         if not len(layout):
             return layout
         layout = self._surest(layout)
-        fresh = torch.tensor([x <= self.covered for x in _hidden_shares(hidden, layout)], dtype=torch.bool)
+        fresh = torch.tensor([x <= self.covered for x in _hidden_shares(image, hidden, layout)], dtype=torch.bool)
         if len(found):
             rules_out = (box_iou(layout.boxes, found.boxes) > self.nms_threshold).cpu()
             if not self.class_agnostic:
@@ -130,9 +130,6 @@ def _blurred(image: Image) -> Image:
     return resize(small, [height, width], antialias=True)
 
 
-def _hidden_shares(hidden: Tensor, layout: Layout) -> list[float]:
+def _hidden_shares(image: Image, hidden: Tensor, layout: Layout) -> list[float]:
     """The share of each box that is hidden, in [0, 1]."""
-    canvas = hidden[None]
-    return [
-        float(hidden[top:bottom, left:right].float().mean()) for left, top, right, bottom in corners(canvas, layout)
-    ]
+    return [float(hidden[top:bottom, left:right].float().mean()) for left, top, right, bottom in corners(image, layout)]

@@ -20,10 +20,10 @@ class Area:
 
     def __init__(
         self,
-        minimum: float | None = 0.0005,
-        maximum: float | None = 1.0,
-        minimum_side: float | None = None,
-        minimum_pixels: float | None = None,
+        minimum: float | int | None = 0.0005,
+        maximum: float | int | None = 1.0,
+        minimum_side: float | int | None = None,
+        minimum_pixels: float | int | None = None,
     ) -> None:
         check("area", minimum, maximum)
         require("area", minimum, maximum, minimum_side, minimum_pixels)

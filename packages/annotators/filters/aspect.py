@@ -16,7 +16,7 @@ class Aspect:
 
     after = "detector"
 
-    def __init__(self, minimum: float | None = 0.1, maximum: float | None = 10.0) -> None:
+    def __init__(self, minimum: float | int | None = 0.1, maximum: float | int | None = 10.0) -> None:
         check("aspect", minimum, maximum)
         require("aspect", minimum, maximum)
         self.minimum, self.maximum = minimum, maximum

@@ -20,7 +20,7 @@ class Blur:
     little detail too and score low: look at what goes (it keeps its reason) before you raise the minimum.
 
     Args:
-        minimum: sharp photographs score some hundreds and more, plainly blurred ones below about 20; None for no
+        minimum: sharp photographs score some hundreds and more, plainly blurred ones below about 10; None for no
             limit.
         maximum: noise scores thousands; None for no limit.
         side: of the copy, in pixels.
@@ -28,7 +28,7 @@ class Blur:
 
     after = "source"
 
-    def __init__(self, minimum: float | None = 20.0, maximum: float | None = None, side: int = 512) -> None:
+    def __init__(self, minimum: float | int | None = 10.0, maximum: float | int | None = None, side: int = 512) -> None:
         check("blur", minimum, maximum)
         require("blur", minimum, maximum)
         self.minimum, self.maximum, self.side = minimum, maximum, side

@@ -58,7 +58,7 @@ class Caption:
         self,
         minimum_words: int | None = 2,
         maximum_words: int | None = 60,
-        maximum_repetition: float | None = 0.3,
+        maximum_repetition: float | int | None = 0.3,
         ngram: int = 3,
         refusals: Sequence[str] | None = None,
         whole: bool = False,

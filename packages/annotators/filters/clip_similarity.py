@@ -37,8 +37,8 @@ class CLIPSimilarity:
 
     def __init__(
         self,
-        minimum: float | None = None,
-        maximum: float | None = None,
+        minimum: float | int | None = None,
+        maximum: float | int | None = None,
         of: str = "captions",
         prompt: str = "{text}",
         padding: float = 0.0,

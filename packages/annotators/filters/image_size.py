@@ -18,7 +18,7 @@ class ImageSize:
     after = "source"
 
     def __init__(
-        self, minimum: int | None = 256, maximum: int | None = None, maximum_aspect: float | None = 3.0
+        self, minimum: int | None = 256, maximum: int | None = None, maximum_aspect: float | int | None = 3.0
     ) -> None:
         check("image_size", minimum, maximum)
         require("image_size", minimum, maximum, maximum_aspect)

@@ -19,9 +19,9 @@ class Score:
 
     def __init__(
         self,
-        minimum: float | None = 0.3,
-        maximum: float | None = None,
-        minimum_of: Mapping[str, float] | None = None,
+        minimum: float | int | None = 0.3,
+        maximum: float | int | None = None,
+        minimum_of: Mapping[str, float | int] | None = None,
     ) -> None:
         check("score", minimum, maximum)
         require("score", minimum, maximum, minimum_of)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from scenewright.annotators.cache import Cache, texts_from_json
+from scenewright.annotators.cache import Cache, texts_from_json, texts_to_json
 from scenewright.layout import Image
 from scenewright.protocols import Tagger
 
@@ -25,8 +25,8 @@ class CachedTagger:
         Raises:
             ValueError: the tagger returned another number of results than it was given images.
         """
-        return self._cache.call(self.tagger, "tag", images, seeds=seeds)
+        return self._cache.call(images, seeds=seeds)
 
     @cached_property
     def _cache(self) -> Cache:
-        return Cache(self.directory, list, texts_from_json)
+        return Cache(self.tagger, "tag", self.directory, texts_to_json, texts_from_json)

@@ -1,0 +1,204 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from safetensors.torch import load_file
+
+from scenewright.annotators.filters.clip_similarity import CLIPSimilarity
+from scenewright.annotators.provenance import describe
+from scenewright.annotators.similarity import CLIP, cosines
+from scenewright.checkpoints import CheckpointError, MissingWeights, checkpoints_of
+from scenewright.layout import Layout, Sample
+from scenewright.protocols import Filter
+
+WORDS = ["a", "red", "blue", "dog", "cat", "photo", "of", "background"]
+
+
+def tiny_clip(folder, scale=4.6052, words=WORDS):
+    """A CLIP of two small random towers, saved as transformers saves it."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    letters = [chr(x) for x in range(33, 127)]
+    parts = letters + [f"{x}</w>" for x in letters]
+    merges = []
+    for word in words:
+        for i in range(1, len(word)):
+            left, right = word[:i], word[i] + ("</w>" if i == len(word) - 1 else "")
+            if f"{left} {right}" not in merges:
+                merges.append(f"{left} {right}")
+                parts.append(left + right)
+    vocabulary = {x: i for i, x in enumerate(dict.fromkeys([*parts, "<|startoftext|>", "<|endoftext|>"]))}
+    files = folder / "vocab.json", folder / "merges.txt"
+    folder.mkdir(exist_ok=True)
+    files[0].write_text(json.dumps(vocabulary))
+    files[1].write_text("\n".join(["#version: 0.2", *merges]))
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPConfig(
+        text_config={**tower, **marks, "vocab_size": len(tokenizer), "max_position_embeddings": 20},
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+        logit_scale_init_value=scale,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = CLIPModel(config)
+        for parameter in network.parameters():  # larger than at the start of training, so that answers differ
+            if parameter.ndim > 1:
+                parameter.data.normal_(0, 0.2)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    network.save_pretrained(folder)
+    CLIPProcessor(CLIPImageProcessor(**size), tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+def picture(seed, height=40, width=48):
+    values = torch.randint(0, 256, (3, 5, 6), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return torch.nn.functional.interpolate(values[None].float(), (height, width), mode="bilinear")[0].to(torch.uint8)
+
+
+PICTURES = [picture(0), picture(1, 32, 100), picture(2, 90, 33), picture(3, 32, 32)]
+TEXTS = ["a red dog", "cat", "a photo of a blue cat " * 9, ""]
+
+
+def test_a_score_is_what_transformers_says_of_one_picture_and_one_text(checkpoint):
+    from transformers import CLIPModel, CLIPProcessor
+
+    network, processor = CLIPModel.from_pretrained(checkpoint).eval(), CLIPProcessor.from_pretrained(checkpoint)
+    clip = CLIP(checkpoint)
+    got = cosines(clip.of_pictures(PICTURES), clip.of_texts(TEXTS, "cpu"))
+    for value, image, text in zip(got, PICTURES, TEXTS, strict=True):
+        inputs = processor(text=[text], images=[image], return_tensors="pt", truncation=True, max_length=20)
+        with torch.no_grad():
+            expected = network(**inputs).logits_per_image[0, 0]
+        torch.testing.assert_close(value, expected, atol=1e-2, rtol=0)  # of a scale of 100
+    assert clip.scale == pytest.approx(100, abs=0.01) and got.std() > 1
+
+
+def test_a_batch_changes_nothing(checkpoint):
+    clip, one = CLIP(checkpoint, batch_size=64), CLIP(checkpoint, batch_size=1)
+    torch.testing.assert_close(clip.of_pictures(PICTURES), one.of_pictures(PICTURES), atol=1e-4, rtol=0)
+    torch.testing.assert_close(clip.of_texts(TEXTS, "cpu"), one.of_texts(TEXTS, "cpu"), atol=1e-4, rtol=0)
+    assert torch.equal(clip.of_pictures(PICTURES), clip.of_pictures(PICTURES))
+
+
+def test_nothing_to_look_at_is_nothing(checkpoint):
+    clip = CLIP(checkpoint)
+    assert clip.of_pictures([]).shape == clip.of_texts([], "cpu").shape == (0, 16)
+
+
+def test_equal_texts_are_read_once_and_their_order_is_kept(checkpoint):
+    clip, seen = CLIP(checkpoint), []
+    read = clip._read
+    clip._read = lambda texts, device: seen.extend(texts) or read(texts, device)
+    got = clip.of_texts(["cat", "dog", "cat"], "cpu")
+    assert seen == ["cat", "dog"] and torch.equal(got[0], got[2]) and not torch.equal(got[0], got[1])
+
+
+def test_slivers_and_single_pixels_are_looked_at(checkpoint):
+    slivers = [picture(0, 1, 20_000), picture(0, 5000, 1), picture(0, 1, 1)]
+    directions = CLIP(checkpoint).of_pictures(slivers)
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(3))
+
+
+def test_of_a_long_picture_clip_sees_the_middle(checkpoint):
+    long = torch.cat([torch.zeros(3, 32, 300, dtype=torch.uint8), picture(1, 32, 320), picture(2, 32, 300)], 2)
+    clip = CLIP(checkpoint)
+    other = torch.cat([picture(3, 32, 300), long[:, :, 300:]], 2)
+    torch.testing.assert_close(clip.of_pictures([long]), clip.of_pictures([other]), atol=1e-4, rtol=0)
+
+
+def test_weights_that_are_missing_or_of_another_kind_are_named(tmp_path):
+    with pytest.raises(MissingWeights, match="the folder .* has no config.json"):
+        CLIP(str(tmp_path)).of_pictures(PICTURES)
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(CheckpointError, match="cannot be loaded: .*CLIPProcessor needs config.json"):
+        CLIP(str(tmp_path)).of_pictures(PICTURES)
+
+
+def test_a_repository_that_holds_a_bin_only_is_read_without_running_code(checkpoint, tmp_path):
+    """OpenAI's of ViT-B/32 is one."""
+    folder = tmp_path / "bin"
+    shutil.copytree(checkpoint, folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    assert torch.equal(CLIP(str(folder)).of_pictures(PICTURES), CLIP(checkpoint).of_pictures(PICTURES))
+    torch.save({"x": Path("code")}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="a pickle can run code"):
+        CLIP(str(folder)).of_pictures(PICTURES)
+
+
+# ---- the filter
+
+
+def sample(image, boxes, captions=(), labels=None):
+    layout = Layout(torch.tensor(boxes).reshape(-1, 4), labels or ["dog"] * len(boxes), list(captions))
+    return Sample.from_image("a", image, layout=layout)
+
+
+HALVES = [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]
+
+
+def scores_of(checkpoint, image, texts):
+    clip = CLIP(checkpoint)
+    middle = image.shape[2] // 2
+    crops = [image[:, :, :middle], image[:, :, middle:]]
+    return cosines(clip.of_pictures(crops), clip.of_texts(texts, "cpu")).tolist()
+
+
+def test_a_region_that_does_not_look_like_its_caption_is_dropped_with_value_and_limit(checkpoint):
+    texts = ["a red dog", "cat"]
+    values = scores_of(checkpoint, PICTURES[0], texts)
+    limit = sum(values) / 2
+    (verdict,) = CLIPSimilarity(limit, checkpoint=checkpoint).judge([sample(PICTURES[0], HALVES, texts)])
+    low = values.index(min(values))
+    assert verdict.regions[1 - low] == "" and verdict.regions[low].startswith("similarity to its caption ")
+    assert float(verdict.regions[low].split()[4]) == pytest.approx(min(values), rel=0.02)
+    assert " is below " in verdict.regions[low]
+
+
+def test_verdicts_do_not_depend_on_the_batch_and_empty_texts_are_kept(checkpoint):
+    judge = CLIPSimilarity(99.9, checkpoint=checkpoint, batch_size=2)
+    some = [
+        sample(PICTURES[0], []),
+        sample(PICTURES[1], HALVES, ["a red dog", " "]),
+        sample(PICTURES[2], HALVES),
+        sample(PICTURES[3], HALVES, ["cat", "dog"]),
+    ]
+    verdicts = judge.judge(some)
+    assert [[bool(x) for x in v.regions] for v in verdicts] == [[], [True, False], [], [True, True]]
+    assert verdicts == [v for s in some for v in judge.judge([s])] and judge.judge([]) == []
+
+
+def test_labels_can_be_judged_before_there_are_captions(checkpoint):
+    judge = CLIPSimilarity(99.9, of="labels", prompt="a photo of a {text}", checkpoint=checkpoint)
+    assert isinstance(judge, Filter) and judge.after == "detector"
+    (verdict,) = judge.judge([sample(PICTURES[0], HALVES, labels=["dog", "cat"])])
+    assert all(x.startswith("similarity to its label ") for x in verdict.regions)
+    assert CLIPSimilarity(20).after == "captioner"
+
+
+def test_without_a_limit_it_says_what_a_good_one_is(config):
+    cfg = config("annotate", "experiment=embedded", "filter=[clip_similarity]", "output_dir=x")
+    with pytest.raises(Exception, match="set filter.clip_similarity.minimum: good captions score about 30"):
+        instantiate(cfg.filter.clip_similarity)
+    cfg.filter.clip_similarity.minimum = 20
+    judge = instantiate(cfg.filter.clip_similarity)
+    (weights,) = checkpoints_of(judge)
+    assert weights.name == "openai/clip-vit-base-patch32" and len(weights.revision) == 40
+    assert describe(judge)["settings"]["minimum"] == 20
+
+
+def test_a_wrong_text_is_refused():
+    with pytest.raises(ValueError, match='of must be "captions" or "labels", got \'tags\''):
+        CLIPSimilarity(20, of="tags")
