@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from scenewright import protocols
 
 ROOT = Path(__file__).parents[1]
-HALL = {"layout", "protocols"}
+HALL = {"layout", "protocols", "checkpoints"}
 ROOMS = {"annotators", "datasets", "layout_models", "evaluation"}
 #: conf/<group>/NAME.yaml describes one class in packages/<room>/NAME.py, which stands behind one door
 GROUPS = {
@@ -22,13 +22,14 @@ GROUPS = {
     "annotator/detector": ("annotators.detectors", "Detector"),
     "annotator/segmenter": ("annotators.segmenters", "Segmenter"),
     "annotator/captioner": ("annotators.captioners", "Captioner"),
+    "filter": ("annotators.filters", "Filter"),
     "dataset": ("datasets", "Dataset"),
     "layout_model": ("layout_models", "LayoutModel"),
     "metric": ("evaluation", "Metric"),
 }
 CONFIGS = [path for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 SOURCES = sorted((ROOT / "packages").rglob("*.py"))
-SCRIPTS = ["annotate", "report", "shards"]
+SCRIPTS = ["annotate", "export", "import_annotations", "report", "shards"]
 
 
 def name_of(path: Path) -> str:
@@ -82,12 +83,13 @@ def test_no_room_prints():
 def test_a_config_names_the_class_in_the_file_of_its_name(path):
     room, door = GROUPS[str(path.parent.relative_to(ROOT / "conf"))]
     node = OmegaConf.load(path)
-    if "_target_" not in node:  # a metric sits under its own name, so that several can be chosen
+    if "_target_" not in node:  # a filter or metric sits under its own name, so that several can be chosen
         (node,) = node.values()
     assert node._target_.startswith(f"scenewright.{room}.{path.stem}."), node._target_
     kind = get_object(node._target_)
     inspect.signature(kind).bind_partial(**{k: None for k in node if not k.startswith(("_", "defaults"))})
-    verbs = [x for x in vars(getattr(protocols, door)) if not x.startswith("_") or x in ("__iter__", "__call__")]
+    members = {**vars(getattr(protocols, door)), **getattr(protocols, door).__annotations__}
+    verbs = [x for x in members if not x.startswith("_") or x in ("__iter__", "__call__")]
     assert all(hasattr(kind, verb) for verb in verbs), f"{node._target_} is no {door}: it needs {verbs}"
 
 
@@ -96,7 +98,21 @@ def test_every_option_composes(path, config):
     group = str(path.parent.relative_to(ROOT / "conf"))
     if group in ("layout_model", "metric"):
         pytest.skip("no command composes it yet")
-    assert config("annotate", f"{group}={path.stem}", "output_dir=x")
+    chosen = f"[{path.stem}]" if group == "filter" else path.stem
+    assert config("annotate", f"{group}={chosen}", "output_dir=x")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "format").glob("*.yaml")), ids=name_of)
+def test_a_format_names_a_class_that_takes_its_settings(path, config):
+    node = config("export", f"format={path.stem}", "shards=x", "output=y").format
+    kind = get_object(node._target_)
+    assert node._target_.startswith("scenewright.datasets.formats.") and hasattr(kind, "write")
+    inspect.signature(kind).bind_partial(**{k: None for k in node if not k.startswith("_")})
+
+
+def test_what_a_recipe_is_called_is_a_format_too():
+    for path in (ROOT / "conf" / "experiment").glob("*_data.yaml"):
+        assert (ROOT / "conf" / "format" / f"{path.stem.removesuffix('_data')}.yaml").exists(), path.stem
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "experiment").glob("*.yaml")), ids=name_of)

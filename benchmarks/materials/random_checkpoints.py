@@ -1,7 +1,7 @@
 """Checkpoints with random weights, in the files that users have: they cost what trained ones cost.
 
-What such networks find means nothing. ``SMALL`` fits a CPU; ``REAL`` has the sizes of RAM with Swin-L, Grounding DINO
-with Swin-T, SAM with ViT-H, and BLIP-2 with FLAN-T5-XL.
+What such networks find means nothing. ``TINY`` is for tests, ``SMALL`` fits a CPU; ``REAL`` has the sizes of RAM with
+Swin-L, Grounding DINO with Swin-T, SAM with ViT-H, and BLIP-2 with FLAN-T5-XL.
 """
 
 from collections.abc import Mapping
@@ -41,6 +41,32 @@ class Size:
     longer: int = field(default=1333)
 
 
+_THIN = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+#: For tests.
+TINY = Size(
+    swin=(4, (1, 1, 1, 1), (1, 1, 2, 2), 2),
+    head=16,
+    detector={
+        "backbone_config": {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4},
+        "text_config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+        "num_queries": 20,
+    },
+    shorter=128,
+    longer=192,
+    segmenter={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64, "patch_size": 16},
+    vision=_THIN | {"image_size": 28, "patch_size": 14},
+    qformer=_THIN,
+    text={"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+    words=3,
+    queries=4,
+)
 _NARROW = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 6}
 SMALL = Size(
     swin=(32, (2, 2, 4, 2), (2, 4, 8, 16), 7),
