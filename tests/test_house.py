@@ -88,8 +88,7 @@ def test_a_config_names_the_class_in_the_file_of_its_name(path):
     assert node._target_.startswith(f"scenewright.{room}.{path.stem}."), node._target_
     kind = get_object(node._target_)
     inspect.signature(kind).bind_partial(**{k: None for k in node if not k.startswith(("_", "defaults"))})
-    members = {**vars(getattr(protocols, door)), **getattr(protocols, door).__annotations__}
-    verbs = [x for x in members if not x.startswith("_") or x in ("__iter__", "__call__")]
+    verbs = [x for x in vars(getattr(protocols, door)) if not x.startswith("_") or x in ("__iter__", "__call__")]
     assert all(hasattr(kind, verb) for verb in verbs), f"{node._target_} is no {door}: it needs {verbs}"
 
 
