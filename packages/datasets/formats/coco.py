@@ -12,7 +12,7 @@ from typing import Any
 from scenewright.datasets.files import read_bytes
 from scenewright.datasets.formats.categories import Categories
 from scenewright.datasets.formats.documents import JSONLists
-from scenewright.datasets.formats.instances import Segmentation, annotations, check_segmentation, mask_of
+from scenewright.datasets.formats.instances import annotations, check_segmentation, mask_of
 from scenewright.datasets.formats.overlay import Correction, Region
 from scenewright.datasets.formats.pictures import Pictures, size_of
 from scenewright.layout import Sample
@@ -30,13 +30,13 @@ class COCO:
 
     def __init__(
         self,
-        segmentation: Segmentation = "rle",
+        segmentation: str = "rle",
         images: str = "copy",
         image_root: str | None = None,
         labels: Sequence[str] | str | None = None,
     ) -> None:
         check_segmentation(segmentation)
-        self.segmentation: Segmentation = segmentation
+        self.segmentation = segmentation
         self.images, self.image_root, self.labels = images, image_root, labels
 
     def write(self, samples: Iterable[Sample], folder: Path) -> Mapping[str, int]:
@@ -83,7 +83,7 @@ class COCO:
                 x.get("key") or PurePosixPath(x["file_name"]).stem: partial(_regions, x, regions[x["id"]], labels)
                 for x in data["images"]
             }
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not in COCO's format: {type(error).__name__}: {error}") from None
 
 
@@ -98,7 +98,7 @@ def _regions(
             size=(height, width),
             label=labels[x["category_id"]],
             caption=x.get("caption"),
-            score=x.get("score"),
+            score=None if x.get("score") is None else float(x["score"]),
             mask=mask_of(x.get("segmentation"), height, width),
         )
         for x in found

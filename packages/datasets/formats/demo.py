@@ -5,7 +5,7 @@ Source: Cheng et al. 2024, arXiv 2409.04847, and Wang et al. 2024, arXiv 2402.03
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image as PILImage
 
@@ -29,9 +29,9 @@ class Demo:
 
     def __init__(
         self,
-        style: Literal["rich_context", "instancediffusion"] = "rich_context",
+        style: str = "rich_context",
         canvas: int = 512,
-        images: Literal["copy", "none"] = "copy",
+        images: str = "copy",
     ) -> None:
         if style not in ("rich_context", "instancediffusion"):
             raise ValueError(f"style must be rich_context or instancediffusion, got {style!r}")

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenewright.checkpoints import Checkpoint
+from scenewright.checkpoints import Checkpoint, CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,20 @@ class CLIPText:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers.utils import logging as reports
 
         (checkpoint,) = self.checkpoints
-        network = checkpoint.load(CLIPTextModel, dtype=getattr(torch, self.dtype))
+        verbosity = reports.get_verbosity()
+        reports.set_verbosity_error()  # it reports the image tower, which is published beside the text's
+        try:
+            options = {"dtype": getattr(torch, self.dtype), "output_loading_info": True}
+            network, info = checkpoint.load(CLIPTextModel, **options)
+        finally:
+            reports.set_verbosity(verbosity)
+        if info["missing_keys"]:
+            raise CheckpointError(
+                f"{self.checkpoint} has no CLIP text tower: {sorted(info['missing_keys'])[0]} is missing"
+            )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return network.to(device).eval(), checkpoint.load(CLIPTokenizer)
 
@@ -71,13 +82,12 @@ class CLIPText:
         """One vector per text, in order, float32 on the CPU."""
         network, tokenizer = self._loaded
         found = []
+        longest = network.config.max_position_embeddings
         for start in range(0, len(texts), self.batch_size):
-            tokens = tokenizer(list(texts[start : start + self.batch_size]), add_special_tokens=True)["input_ids"]
-            longest = network.config.max_position_embeddings
-            self.truncated += sum(len(x) > longest for x in tokens)
-            # cut by hand: the last token has to be the end of text, whose state is the text's
-            tokens = [x if len(x) <= longest else [*x[: longest - 1], x[-1]] for x in tokens]
-            padded = tokenizer.pad({"input_ids": tokens}, return_tensors="pt").to(network.device)
+            some = list(texts[start : start + self.batch_size])
+            self.truncated += sum(len(x) > longest for x in tokenizer(some, verbose=False)["input_ids"])
+            padded = tokenizer(some, truncation=True, max_length=longest, padding=True, return_tensors="pt")
+            padded = padded.to(network.device)
             found.append(network(**padded).pooler_output.float().cpu())
         return torch.cat(found) if found else torch.zeros(0, network.config.hidden_size)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from scenewright.datasets.files import fingerprint_of
 from scenewright.datasets.formats.folder import mark, new_folder
@@ -73,7 +73,7 @@ def lay_over(
     kind: Correctable,
     source: str,
     output: str | Path,
-    missing: Literal["keep", "empty"] = "keep",
+    missing: str = "keep",
     samples_per_shard: int = 1000,
     on_sample: Callable[[Sample], None] | None = None,
 ) -> Tally:

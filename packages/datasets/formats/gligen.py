@@ -7,7 +7,7 @@ import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from more_itertools import chunked
@@ -36,7 +36,7 @@ class GLIGEN:
         ValueError: ``text`` is none of these.
     """
 
-    def __init__(self, embedder: TextEmbedder | None = None, text: Literal["label", "caption"] = "label") -> None:
+    def __init__(self, embedder: TextEmbedder | None = None, text: str = "label") -> None:
         if text not in ("label", "caption"):
             raise ValueError(f"text must be label or caption, got {text!r}")
         self.embedder, self.text = embedder, text
@@ -75,7 +75,7 @@ class GLIGEN:
                     "id": i,
                     "data_id": number,
                     "bbox": box,
-                    "area": round(box[2] * box[3], 4),
+                    "area": round(box[2] * box[3], 6),
                     "category_name": sample.layout.labels[i],
                     "text_embedding_before": vector,
                     "text_embedding_after": "",

@@ -1,7 +1,7 @@
 """What COCO's and LVIS's files have in common: images, annotations and categories in one document."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from pycocotools import mask as _pycocotools
 
@@ -12,9 +12,6 @@ from scenewright.layout import RunLengths, Sample
 
 coco_mask: Any = _pycocotools  # its type stubs know single masks only
 
-#: How masks are written: as COCO's compressed run lengths, or as polygons where these can say the same.
-Segmentation = Literal["rle", "polygons"]
-
 
 def check_segmentation(segmentation: str) -> None:
     """Raises: ValueError, where it is none."""
@@ -23,7 +20,7 @@ def check_segmentation(segmentation: str) -> None:
 
 
 def annotations(
-    sample: Sample, size: tuple[int, int], image_id: int, categories: Categories, segmentation: Segmentation
+    sample: Sample, size: tuple[int, int], image_id: int, categories: Categories, segmentation: str
 ) -> Iterator[dict[str, Any]]:
     """A sample's regions, without ids.
 
@@ -36,7 +33,7 @@ def annotations(
             "image_id": image_id,
             "category_id": categories.number(layout.labels[i]),
             "bbox": box,
-            "area": round(box[2] * box[3], 4) if mask is None else mask.area,
+            "area": round(box[2] * box[3], 6) if mask is None else mask.area,
             "segmentation": [] if mask is None else _segmentation(mask, segmentation),
             "iscrowd": 0,
         }
@@ -68,6 +65,6 @@ def mask_of(segmentation: Any, height: int, width: int) -> RunLengths | None:
     return RunLengths((height, width), coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))["counts"])
 
 
-def _segmentation(mask: RunLengths, segmentation: Segmentation) -> Any:
+def _segmentation(mask: RunLengths, segmentation: str) -> Any:
     polygons = outlines(mask) if segmentation == "polygons" else None
     return polygons or {"size": list(mask.size), "counts": mask.counts.decode()}

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,11 +58,11 @@ class LabelFiles:
         dataset_name: str = "ss-sim-0.3-aesthetic-5",
         folder: str = "train-data",
         files_per_folder: int = 100_000,
-        name: Literal["stem", "key"] = "stem",
+        name: str = "stem",
         image_root: str = "",
-        scores: Literal["truncated", "full", "one"] = "truncated",
+        scores: str = "truncated",
         min_caption_area: int = 1024,
-        small_caption: Literal["empty", "label", "keep"] = "empty",
+        small_caption: str = "empty",
         write_empty: bool = False,
         longest_side: int | None = None,
         restore_border: bool = False,
@@ -180,7 +180,8 @@ class LabelFiles:
 
 def truncated_score(score: float) -> float:
     """A score cut to its first four characters, as the generators' labels carry it: 0.4379 becomes 0.43."""
-    return float(f"{score:.17f}"[:4])
+    text = str(score)
+    return float((f"{score:.17f}" if "e" in text else text)[:4])
 
 
 def _described(region: Mapping[str, Any]) -> str:

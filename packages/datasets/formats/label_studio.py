@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -22,7 +22,7 @@ from scenewright.datasets.formats.documents import to_json
 from scenewright.datasets.formats.overlay import Correction, Region
 from scenewright.datasets.formats.pictures import Pictures, size_of
 from scenewright.datasets.formats.pixels import corners
-from scenewright.datasets.formats.polygons import from_ring
+from scenewright.datasets.formats.polygons import inside
 from scenewright.layout import RunLengths, Sample
 
 #: The second half of a region's two ids: its rectangle is ``r0``, its brush ``r0-mask``.
@@ -50,8 +50,8 @@ class LabelStudio:
 
     def __init__(
         self,
-        shapes: Literal["both", "boxes", "masks"] = "both",
-        state: Literal["predictions", "annotations"] = "predictions",
+        shapes: str = "both",
+        state: str = "predictions",
         prefix: str = "/data/local-files/?d=images/",
         tasks_per_file: int = 1000,
         images: str = "copy",
@@ -165,7 +165,8 @@ def _region(result: Mapping[str, Any], height: int, width: int) -> Region | None
     size = (result.get("original_height", height), result.get("original_width", width))
     if size != (height, width):
         raise ValueError(f"it is {width} x {height} in the shards, {size[1]} x {size[0]} in the file")
-    value, kind, score = result["value"], result["type"], result.get("score")
+    value, kind = result["value"], result["type"]
+    score = None if result.get("score") is None else float(result["score"])
     labels = value.get(kind) or value.get("labels")
     if kind not in _SHAPES:
         return None
@@ -194,9 +195,7 @@ def _brush(value: Mapping[str, Any], height: int, width: int) -> _Shape:
 
 
 def _polygon(value: Mapping[str, Any], height: int, width: int) -> _Shape:
-    # a corner of pixel i, which is at i, belongs to the pixel whose centre is half a pixel further
-    points = np.asarray(value["points"], dtype=np.float64) / 100 * [width, height] - 0.5
-    return _of_mask(from_ring(points, height, width))
+    return _of_mask(inside(np.asarray(value["points"], dtype=np.float64) / 100 * [width, height], height, width))
 
 
 def _ellipse(value: Mapping[str, Any], height: int, width: int) -> _Shape:
@@ -204,7 +203,7 @@ def _ellipse(value: Mapping[str, Any], height: int, width: int) -> _Shape:
     x, y = np.cos(angles) * value["radiusX"] * width, np.sin(angles) * value["radiusY"] * height
     points = np.stack([x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)], 1) / 100
     centre = np.array([value["x"] * width, value["y"] * height]) / 100
-    return _of_mask(from_ring(points + centre - 0.5, height, width))
+    return _of_mask(inside(points + centre, height, width))
 
 
 def _of_mask(mask: RunLengths) -> _Shape:

@@ -10,7 +10,7 @@ from typing import Any
 
 from scenewright.datasets.formats.categories import Categories
 from scenewright.datasets.formats.documents import JSONLists
-from scenewright.datasets.formats.instances import Segmentation, annotations, check_segmentation
+from scenewright.datasets.formats.instances import annotations, check_segmentation
 from scenewright.datasets.formats.pictures import Pictures, size_of
 from scenewright.layout import Sample
 
@@ -30,13 +30,13 @@ class LVIS:
 
     def __init__(
         self,
-        segmentation: Segmentation = "polygons",
+        segmentation: str = "polygons",
         images: str = "copy",
         image_root: str | None = None,
         labels: Sequence[str] | str | None = None,
     ) -> None:
         check_segmentation(segmentation)
-        self.segmentation: Segmentation = segmentation
+        self.segmentation = segmentation
         self.images, self.image_root, self.labels = images, image_root, labels
 
     def write(self, samples: Iterable[Sample], folder: Path) -> Mapping[str, int]:

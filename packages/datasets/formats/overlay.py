@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -67,7 +66,7 @@ class Tally:
 def overlay(
     samples: Iterable[Sample],
     corrections: Mapping[str, Correction],
-    missing: Literal["keep", "empty"],
+    missing: str,
     tally: Tally,
 ) -> Iterator[Sample]:
     """The samples with the regions that people left, changed and added.

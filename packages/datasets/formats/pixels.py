@@ -18,10 +18,10 @@ def corners(layout: Layout, height: int, width: int) -> Float[np.ndarray, "n 4"]
 
 
 def xywh(layout: Layout, height: int, width: int) -> list[list[float]]:
-    """Left, top, width and height in pixels, to a ten-thousandth."""
+    """Left, top, width and height in pixels, to a millionth."""
     boxes = corners(layout, height, width)
     boxes[:, 2:] -= boxes[:, :2]
-    return boxes.round(4).tolist()
+    return boxes.round(6).tolist()
 
 
 def truncated(boxes: Float[np.ndarray, "n 4"]) -> Int[np.ndarray, "n 4"]:

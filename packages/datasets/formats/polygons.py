@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from scenewright.layout import RunLengths
+from scenewright.layout import RunLengths, coco
 
 
 def ring(mask: RunLengths) -> Int[np.ndarray, "k 2"]:
@@ -72,6 +72,14 @@ def outlines(mask: RunLengths) -> list[list[float]] | None:
 def _on_edges(contour: Int[np.ndarray, "k 2"]) -> list[float]:
     """Centres of half pixels, moved to the corner of the pixel that they lie next to."""
     return ((contour + 1) // 2).astype(float).ravel().tolist()
+
+
+def inside(points: Float[np.ndarray, "k 2"], height: int, width: int) -> RunLengths:
+    """The mask inside a line that people drew, by the even-odd rule; pixel i reaches from i to i + 1."""
+    line = points.clip(0, [width, height]).ravel().tolist()
+    # fewer than three points enclose nothing, and pycocotools takes four numbers for a box
+    drawn = [line] if len(line) >= 6 else [[0.0] * 6]
+    return RunLengths((height, width), coco.merge(coco.frPyObjects(drawn, height, width))["counts"])
 
 
 def shape_of(sequence: Sequence[float]) -> Float[np.ndarray, "k 2"]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -42,7 +42,7 @@ class YOLO:
 
     def __init__(
         self,
-        shape: Literal["boxes", "polygons"] = "boxes",
+        shape: str = "boxes",
         val: float = 0.0,
         images: str = "copy",
         image_root: str | None = None,
