@@ -85,22 +85,16 @@ class _Verbs:
         self.worker = worker
 
     def tag(self, images: Sequence[Image]) -> list[list[str]]:
-        return [_texts(x) for x in self._ask(images)]
+        return [_texts(x) for x in self.worker.ask(images)]
 
     def detect(self, images: Sequence[Image], tags: Sequence[Sequence[str]]) -> list[Layout]:
-        return [_layout(x, images[0].device) for x in self._ask(images, [list(x) for x in tags])]
+        return [_layout(x, images[0].device) for x in self.worker.ask(images, [list(x) for x in tags])]
 
     def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
-        return [_masks(x) for x in self._ask(images, [_fields(x) for x in layouts])]
+        return [_masks(x) for x in self.worker.ask(images, [_fields(x) for x in layouts])]
 
     def caption(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[str]]:
-        return [_texts(x) for x in self._ask(images, [_fields(x) for x in layouts])]
-
-    def _ask(self, images: Sequence[Image], *arguments: Any) -> list[Any]:
-        if not images:
-            return []
-        arrays = [np.ascontiguousarray(image.cpu().numpy()) for image in images]
-        return self.worker.ask(arrays, arguments, str(images[0].device))
+        return [_texts(x) for x in self.worker.ask(images, [_fields(x) for x in layouts])]
 
 
 def _texts(texts: Any) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from scenewright.annotators.isolation import wire
 from scenewright.checkpoints import CheckpointError
+from scenewright.layout import Image
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ class Worker:
         self._finalizer: weakref.finalize | None = None
         self._owner = os.getpid()
 
-    def ask(self, images: Sequence[np.ndarray], arguments: Sequence[Any], device: str) -> list[Any]:
-        """The verb's results, one per image.
+    def ask(self, images: Sequence[Image], *arguments: Any) -> list[Any]:
+        """The verb's results, one per image, as plain values and arrays; of no images, none.
 
         A worker that dies or does not answer in time is started anew and asked once more.
 
@@ -80,12 +81,15 @@ class Worker:
             MemoryError: the plugin ran out of memory.
             CheckpointError: the environment cannot be used, or the plugin not be loaded.
         """
+        if not images:
+            return []
+        arrays, device = [np.ascontiguousarray(image.cpu().numpy()) for image in images], str(images[0].device)
         with self._lock:
             try:
-                answer = self._asked(images, arguments, device)
+                answer = self._asked(arrays, arguments, device)
             except WorkerDied as error:
                 logger.warning("%s; starting it anew and trying this batch once more (log: %s)", error, self.log)
-                answer = self._asked(images, arguments, device)
+                answer = self._asked(arrays, arguments, device)
         if "error" in answer:
             if answer["error"] in ("MemoryError", "OutOfMemoryError"):
                 raise MemoryError(answer["message"])
