@@ -1,6 +1,7 @@
 # Every target sets up what it needs: a virtual environment in .venv, and scenewright in it.
 PYTHON ?= python3
 VENV   ?= .venv
+LEGACY ?= .venv-legacy
 RUN     = $(VENV)/bin/python
 
 help:            ## show this
@@ -37,7 +38,18 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
+legacy: $(LEGACY)/installed  ## set up .venv-legacy, for recognize_anything, groundingdino_py and lavis_blip2
+
+$(LEGACY)/installed: legacy/requirements.txt legacy/constraints.txt
+	@echo "== setting up $(LEGACY): salesforce-lavis, groundingdino-py and segment-anything with transformers 4.26,"
+	@echo "== and a torch of its own; about 7 GB, two to five minutes. Delete the folder to be rid of it"
+	test -x $(LEGACY)/bin/python || $(PYTHON) -m venv $(LEGACY)
+	$(LEGACY)/bin/python -m pip install --quiet --disable-pip-version-check -r legacy/requirements.txt -c legacy/constraints.txt
+	$(LEGACY)/bin/python -m pip check
+	@touch $@
+	@du -sh $(LEGACY)
+
 clean:           ## remove what the targets made, the environment too
 	rm -rf $(VENV) .types demo build *.egg-info .pytest_cache .ruff_cache
 
-.PHONY: help demo test check bench install clean
+.PHONY: help demo test check bench install legacy clean
