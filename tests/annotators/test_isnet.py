@@ -1,5 +1,7 @@
 """ISNet with random weights under the published names, and its blocks against the formulas spelled out."""
 
+from copy import copy
+
 import pytest
 import torch
 from torch.nn.functional import batch_norm, conv2d, interpolate, max_pool2d
@@ -55,6 +57,28 @@ def file(tensors, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def segmenter(file):
+    segmenter = ISNet(str(file), side=64)
+    assert len(segmenter.segment(*(x[:1] for x in images_and_layouts()))[0]) == 3  # loads
+    return segmenter
+
+
+@pytest.fixture(scope="session")
+def network(tensors):
+    with torch.device("meta"):
+        network = _ISNetDIS()
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()
+
+
+def variant(segmenter, **options):
+    """The same with other options, its loaded network shared."""
+    other = copy(segmenter)
+    vars(other).update(options)
+    return other
+
+
 def iou(a, b):
     return float((a & b).sum() / (a | b).sum().clamp(min=1))
 
@@ -97,7 +121,7 @@ def grown(x, like):
     return interpolate(x, like.shape[2:], mode="bilinear")
 
 
-def test_the_fourth_block_is_a_small_u_net_spelled_out(tensors):
+def test_the_fourth_block_is_a_small_u_net_spelled_out(tensors, network):
     """RSU-4 of arXiv 2005.09007, figure 2."""
     x = torch.randn(2, 256, 13, 10, generator=torch.Generator().manual_seed(1))
     start = layer(tensors, "stage4.rebnconvin", x)
@@ -108,15 +132,13 @@ def test_the_fourth_block_is_a_small_u_net_spelled_out(tensors):
     up = layer(tensors, "stage4.rebnconv3d", torch.cat([four, three], 1))
     up = layer(tensors, "stage4.rebnconv2d", torch.cat([grown(up, two), two], 1))
     up = layer(tensors, "stage4.rebnconv1d", torch.cat([grown(up, one), one], 1))
-    network = _ISNetDIS().eval()
-    network.load_state_dict(tensors)
     with torch.inference_mode():
         found = network.stage4(x)
     assert found.shape == (2, 512, 13, 10)
     torch.testing.assert_close(found, up + start, rtol=1e-4, atol=1e-4)
 
 
-def test_the_sixth_block_keeps_its_size_with_growing_dilation(tensors):
+def test_the_sixth_block_keeps_its_size_with_growing_dilation(tensors, network):
     """RSU-4F of arXiv 2005.09007, figure 5."""
     x = torch.randn(1, 512, 9, 7, generator=torch.Generator().manual_seed(1))
     start = layer(tensors, "stage6.rebnconvin", x)
@@ -127,8 +149,6 @@ def test_the_sixth_block_keeps_its_size_with_growing_dilation(tensors):
     up = layer(tensors, "stage6.rebnconv3d", torch.cat([four, three], 1), dilation=4)
     up = layer(tensors, "stage6.rebnconv2d", torch.cat([up, two], 1), dilation=2)
     up = layer(tensors, "stage6.rebnconv1d", torch.cat([up, one], 1))
-    network = _ISNetDIS().eval()
-    network.load_state_dict(tensors)
     with torch.inference_mode():
         torch.testing.assert_close(network.stage6(x), up + start, rtol=1e-4, atol=1e-4)
 
@@ -152,28 +172,26 @@ def test_no_images_and_no_regions_need_no_weights():
     assert segmenter.segment(images[:2], [Layout.empty()] * 2) == [[], []]
 
 
-def test_the_whole_image_is_segmented_as_the_authors_do(file, tensors):
+def test_the_whole_image_is_segmented_as_the_authors_do(segmenter, network):
     """Squash, cut off fractions, centre, read the finest level, bring it to size, stretch to [0, 1]."""
     (image, *_), _ = images_and_layouts()
-    network = _ISNetDIS().eval()
-    network.load_state_dict(tensors)
     pixels = interpolate(image[None].float(), (64, 64), mode="bilinear").to(torch.uint8)
     with torch.inference_mode():
         probability = grown(network(pixels / 255.0 - 0.5)[0], pixels).sigmoid()
     salience = interpolate(probability, image.shape[1:], mode="bilinear")[0, 0]
     wanted = (salience - salience.min()) / (salience.max() - salience.min())
-    ((mask,),) = ISNet(str(file), side=64).segment([image], [Layout.whole()])
+    ((mask,),) = segmenter.segment([image], [Layout.whole()])
     assert 0.02 < float((wanted > 0.5).float().mean()) < 0.98
     assert iou(mask.decode(), wanted > 0.5) > 0.999
     middle = float(salience.median())
-    ((mask,),) = ISNet(str(file), side=64, normalised=False, threshold=middle).segment([image], [Layout.whole()])
+    ((mask,),) = variant(segmenter, normalised=False, threshold=middle).segment([image], [Layout.whole()])
     assert iou(mask.decode(), salience > middle) > 0.999
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_a_batch_is_segmented_as_its_images_one_by_one(file, batch_size):
+def test_a_batch_is_segmented_as_its_images_one_by_one(segmenter, batch_size):
     images, layouts = images_and_layouts()
-    segmenter = ISNet(str(file), side=64, batch_size=batch_size)
+    segmenter = variant(segmenter, batch_size=batch_size)
     together = segmenter.segment(images, layouts)
     assert [len(x) for x in together] == [3, 0, 1]
     assert together == segmenter.segment(images, layouts)
@@ -184,37 +202,37 @@ def test_a_batch_is_segmented_as_its_images_one_by_one(file, batch_size):
             assert a == b or iou(a.decode(), b.decode()) > 0.99
 
 
-def test_a_box_is_segmented_as_its_crop_and_only_there(file):
+def test_a_box_is_segmented_as_its_crop_and_only_there(segmenter):
     (image, *_), _ = images_and_layouts()
-    segmenter = ISNet(str(file), side=64, padding=0.0)
+    segmenter = variant(segmenter, padding=0.0)
     layout = Layout(torch.tensor([[10 / 90, 12 / 60, 55 / 90, 42 / 60]]), ["thing"])
     ((mask,),) = segmenter.segment([image], [layout])
     ((crop,),) = segmenter.segment([image[:, 12:42, 10:55].contiguous()], [Layout.whole()])
     assert mask.area == crop.area > 0
     assert torch.equal(mask.decode()[12:42, 10:55], crop.decode())
-    ((padded,),) = ISNet(str(file), side=64, padding=0.2).segment([image], [layout])
+    ((padded,),) = variant(segmenter, padding=0.2).segment([image], [layout])
     assert padded.decode()[6:48, 1:64].sum() == padded.area > 0
 
 
-def test_a_higher_threshold_takes_less(file):
+def test_a_higher_threshold_takes_less(segmenter):
     images, _ = images_and_layouts()
     areas = []
     for threshold in (0.0, 0.3, 0.7, 1.0):
-        ((mask,),) = ISNet(str(file), side=64, threshold=threshold).segment(images[:1], [Layout.whole()])
+        ((mask,),) = variant(segmenter, threshold=threshold).segment(images[:1], [Layout.whole()])
         areas.append(mask.area)
     assert areas == sorted(areas, reverse=True) and areas[0] > areas[1] > areas[2] > areas[3] == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 2)])
-def test_slivers_have_masks_of_their_images_size(file, size):
+def test_slivers_have_masks_of_their_images_size(segmenter, size):
     layout = Layout(torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.99, 0.99, 1.0, 1.0]]), ["whole", "corner"])
-    (masks,) = ISNet(str(file), side=32).segment([torch.full((3, *size), 90, dtype=torch.uint8)], [layout])
+    (masks,) = variant(segmenter, side=32).segment([torch.full((3, *size), 90, dtype=torch.uint8)], [layout])
     assert [mask.size for mask in masks] == [size, size]
 
 
-def test_half_precision_changes_little(file):
+def test_half_precision_changes_little(file, segmenter):
     images, _ = images_and_layouts()
-    ((exact,),) = ISNet(str(file), side=64).segment(images[:1], [Layout.whole()])
+    ((exact,),) = segmenter.segment(images[:1], [Layout.whole()])
     ((half,),) = ISNet(str(file), side=64, dtype="bfloat16").segment(images[:1], [Layout.whole()])
     assert iou(exact.decode(), half.decode()) > 0.8
 
