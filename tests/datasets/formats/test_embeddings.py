@@ -8,7 +8,7 @@ import torch
 from scenewright.checkpoints import CheckpointError, MissingWeights
 from scenewright.datasets.formats.embeddings import CLIPText, Embeddings, from_base64, to_base64
 
-TEXTS = ["a dog", "", "a photo of a red cup on a table", "Straße", "dog"]
+TEXTS = ["a dog", "", "a photo of a red cup on a table", "2 cats", "dog"]
 
 
 @pytest.fixture(scope="session")
