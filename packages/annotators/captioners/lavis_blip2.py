@@ -14,7 +14,7 @@ from typing import Any
 from scenewright.annotators.captions import describe
 from scenewright.annotators.isolation.legacy import ENVIRONMENT, legacy_worker
 from scenewright.annotators.isolation.process import Worker
-from scenewright.checkpoints import Checkpoint
+from scenewright.checkpoints import Checkpoint, CheckpointError
 from scenewright.layout import Image, Layout
 
 VISION_FILE = "eva_vit_g.pth"
@@ -142,9 +142,10 @@ def _folder(checkpoint: Checkpoint) -> str:
         return str(Path(checkpoint.name).expanduser().absolute())
     from huggingface_hub import snapshot_download
 
-    patterns = list(LANGUAGE_FILES)
-    if checkpoint.commit is None:
-        return snapshot_download(checkpoint.name, revision=checkpoint.revision, allow_patterns=patterns)
-    return snapshot_download(
-        checkpoint.name, revision=checkpoint.commit, allow_patterns=patterns, local_files_only=True
-    )
+    options: dict[str, Any] = {"allow_patterns": list(LANGUAGE_FILES)}
+    if checkpoint.commit is not None:  # it is here
+        options |= {"local_files_only": True}
+    try:
+        return snapshot_download(checkpoint.name, revision=checkpoint.revision, **options)
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint.name} cannot be fetched as a whole: {error}") from error
