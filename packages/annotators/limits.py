@@ -44,11 +44,8 @@ def outside(
 
 def _pair(value: float | int, limit: float | int, side: str, unit: str) -> str:
     """Both numbers with as few digits as tell them apart."""
-    for digits in range(3, 18):
-        texts = _plain(value, digits), _plain(limit, digits)
-        if texts[0] != texts[1]:
-            break
-    return f"{texts[0]}{unit} is {side} {texts[1]}{unit}"
+    digits = next((x for x in range(3, 17) if _plain(value, x) != _plain(limit, x)), 17)
+    return f"{_plain(value, digits)}{unit} is {side} {_plain(limit, digits)}{unit}"
 
 
 def _plain(value: float | int, digits: int) -> str:

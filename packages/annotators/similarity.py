@@ -65,20 +65,20 @@ class CLIP:
         place = {text: i for i, text in enumerate(distinct)}
         return self._stacked(found)[[place[text] for text in texts]]
 
-    def _see(self, pictures: list[Image]) -> Float[Tensor, "b d"]:
+    def _see(self, pictures: list[Image]) -> list[Tensor]:
         device = pictures[0].device
         processor = self._processor.image_processor
         pixels = processor([_middle(x) for x in pictures], return_tensors="pt", device=device)["pixel_values"]
         seen = self._network.to(device).get_image_features(pixels.to(device, self._network.dtype))
-        return _on_sphere(seen)
+        return list(_on_sphere(seen))
 
-    def _read(self, texts: list[str], device: torch.device | str) -> Float[Tensor, "b d"]:
+    def _read(self, texts: list[str], device: torch.device | str) -> list[Tensor]:
         length = self._network.config.text_config.max_position_embeddings
         tokens = self._processor.tokenizer(
             texts, padding=True, truncation=True, max_length=length, return_tensors="pt"
         ).to(device)
         chosen: Mapping[str, Tensor] = {k: tokens[k] for k in ("input_ids", "attention_mask")}
-        return _on_sphere(self._network.to(device).get_text_features(**chosen))
+        return list(_on_sphere(self._network.to(device).get_text_features(**chosen)))
 
     def _stacked(self, directions: Sequence[Tensor]) -> Float[Tensor, "n d"]:
         return torch.stack(list(directions)) if directions else torch.zeros(0, self._network.config.projection_dim)

@@ -109,7 +109,7 @@ def first_like(hashes: UInt64[np.ndarray, " n"], distance: int) -> np.ndarray:
         known = _nearest_first(block, hashes[kept], kept, distance)
         near = np.bitwise_count(block[:, None] ^ block[None]) <= distance
         fresh: list[int] = []
-        for i in np.flatnonzero(known < 0):
+        for i in np.flatnonzero(known < 0).tolist():
             before = [j for j in np.flatnonzero(near[i, :i]) if known[j] < 0 and twins[start + j] == start + j]
             if before:
                 twins[start + i] = start + before[0]
