@@ -6,17 +6,18 @@ import torch
 
 from scenewright.checkpoints import Checkpoint
 
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def precision(dtype: str) -> torch.dtype:
-    """The type of that name.
+    """The type that a setting names.
 
     Raises:
-        ValueError: there is none, or it holds no fractions.
+        ValueError: it is none of those that networks compute in.
     """
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype must name one of float32, bfloat16, float16, got {dtype!r}")
-    return found
+    if dtype not in _PRECISIONS:
+        raise ValueError(f"dtype must be one of {', '.join(_PRECISIONS)}, got {dtype!r}")
+    return _PRECISIONS[dtype]
 
 
 def load_network(kind: Any, checkpoint: Checkpoint, *, dtype: str = "float32", compile: bool = False) -> Any:

@@ -54,14 +54,25 @@ class RememberedText(nn.Module):
         super().__init__()
         self.backbone, self.padding = backbone, padding
         self._features = TextFeatures(capacity)
+        self._uncompiled: Any = torch.compiler.disable(self._states)  # what it remembers is no constant
 
-    @torch.compiler.disable
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, position_ids: Tensor, **options: Any
     ) -> Any:
         """The backbone's output for a batch of prompts; zero where they are padded."""
         from transformers.modeling_outputs import BaseModelOutput
 
+        states = self._uncompiled(input_ids, attention_mask, token_type_ids, position_ids, options)
+        return BaseModelOutput(last_hidden_state=states)
+
+    def _states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        options: dict[str, Any],
+    ) -> Tensor:
         keys = [self._trimmed(row) for row in input_ids.tolist()]
 
         def encode(places: list[int]) -> list[Tensor]:
@@ -71,7 +82,7 @@ class RememberedText(nn.Module):
 
         rows = [row.to(input_ids.device) for row in self._features.of(keys, encode)]
         padded = [nn.functional.pad(row, (0, 0, 0, input_ids.shape[1] - len(row))) for row in rows]
-        return BaseModelOutput(last_hidden_state=torch.stack(padded))  # (b, t, d)
+        return torch.stack(padded)  # (b, t, d)
 
     def _trimmed(self, row: list[int]) -> tuple[int, ...]:
         stop = len(row)
