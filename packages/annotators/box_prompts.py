@@ -10,12 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scenewright.annotators.batching import in_batches
+from scenewright.annotators.networks import precision
 from scenewright.layout import Image, Layout, RunLengths
 
 #: Pixels of masks that are enlarged and encoded at once: 256 MB of logits.
 _PIXELS_AT_ONCE = 2**26
-
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -103,17 +102,6 @@ def thickened(image: Image, side: int) -> Image:
     height, width = image.shape[1:]
     times = -(-max(height, width) // (side * min(height, width)))
     return image if times < 2 else image.repeat_interleave(times, 1 if height < width else 2)
-
-
-def precision(dtype: str) -> torch.dtype:
-    """The type of an option's name.
-
-    Raises:
-        ValueError: it is none of the three.
-    """
-    if dtype not in _PRECISIONS:
-        raise ValueError(f"dtype must be one of {', '.join(_PRECISIONS)}, got {dtype!r}")
-    return _PRECISIONS[dtype]
 
 
 def ready(network: Any, encoder: Any, halved: Sequence[torch.nn.Module], dtype: str, compile: bool) -> Any:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from scenewright.annotators.box_prompts import Seen, best, encode, precision, ready, segment_boxes, thickened
+from scenewright.annotators.box_prompts import Seen, best, encode, ready, segment_boxes, thickened
+from scenewright.annotators.networks import precision
 from scenewright.layout import Layout, RunLengths
 
 SIZES = [(6, 9), (20, 4), (7, 7), (5, 5)]

@@ -10,8 +10,9 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
+from scenewright.annotators.networks import precision
 from scenewright.annotators.recognition.decoder import DecoderLayer
-from scenewright.annotators.recognition.pictures import precision, squash, standardise
+from scenewright.annotators.recognition.pictures import squash, standardise
 from scenewright.annotators.recognition.position import resize_bias_table
 from scenewright.annotators.recognition.prompts import read_vocabulary, sentences
 from scenewright.annotators.recognition.tags import TagList, decide, find_tags, ram_tags, read_names, tag2text_tags

@@ -45,15 +45,3 @@ def tag_images(
 
     with torch.inference_mode():
         return in_batches(seen, images, batch_size)
-
-
-def precision(dtype: str) -> torch.dtype:
-    """The type that a setting names.
-
-    Raises:
-        ValueError: it is not one that networks compute in.
-    """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in known:
-        raise ValueError(f"dtype must be one of {', '.join(known)}, got {dtype!r}")
-    return known[dtype]

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scenewright.annotators.box_prompts import Seen, best, precision, ready, segment_boxes, thickened
+from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes, thickened
+from scenewright.annotators.networks import precision
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout, RunLengths
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from scenewright.annotators.box_prompts import Seen, best, precision, ready, segment_boxes, thickened
+from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes, thickened
+from scenewright.annotators.networks import precision
 from scenewright.checkpoints import Checkpoint, CheckpointError, fill, read_tensors
 from scenewright.layout import Image, Layout, RunLengths
 

@@ -7,8 +7,9 @@ Source: "Recognize Anything: A Strong Image Tagging Model", Zhang et al. 2023, a
 from collections.abc import Sequence
 from functools import cached_property
 
+from scenewright.annotators.networks import precision
 from scenewright.annotators.recognition.network import TaggingNetwork, TextQueries
-from scenewright.annotators.recognition.pictures import precision, tag_images
+from scenewright.annotators.recognition.pictures import tag_images
 from scenewright.annotators.recognition.tags import TagList, find_tags, ram_tags
 from scenewright.annotators.recognition.weights import read_network
 from scenewright.checkpoints import Checkpoint

@@ -10,8 +10,9 @@ from functools import cached_property
 
 import torch
 
+from scenewright.annotators.networks import precision
 from scenewright.annotators.recognition.network import FixedQueries, TaggingNetwork
-from scenewright.annotators.recognition.pictures import precision, tag_images
+from scenewright.annotators.recognition.pictures import tag_images
 from scenewright.annotators.recognition.prompts import read_vocabulary, text_features
 from scenewright.annotators.recognition.tags import TagList, find_tags, ram_tags
 from scenewright.annotators.recognition.weights import read_network

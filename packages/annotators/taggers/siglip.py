@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from scenewright.annotators.batching import in_batches
-from scenewright.annotators.recognition.pictures import precision
+from scenewright.annotators.networks import precision
 from scenewright.annotators.recognition.tags import ram_tags, read_names
 from scenewright.checkpoints import Checkpoint, CheckpointError
 from scenewright.layout import Image
