@@ -24,7 +24,6 @@ def main(cfg: DictConfig) -> None:
         kind,
         cfg.output,
         overwrite=cfg.overwrite,
-        rejected=cfg.rejected,
         about={"format": OmegaConf.to_container(cfg.format, resolve=True), "shards": samples.fingerprint},
     )
     others = "".join(f" · {number} {what}" for what, number in counts.items() if number and what not in _FIRST)

@@ -36,14 +36,12 @@ def export(
     output: str | Path,
     *,
     overwrite: bool = False,
-    rejected: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, int]:
-    """Write samples in a format; the folder appears when it is whole.
+    """Write samples in a format, but those that failed or that a filter dropped; the folder appears when it is whole.
 
     Args:
         overwrite: replace what an earlier export wrote there.
-        rejected: also images that a filter dropped; those with an error never.
         about: what to note in the folder.
 
     Returns:
@@ -57,7 +55,7 @@ def export(
 
     def counted() -> Iterator[Sample]:
         for sample in samples:
-            if not sample.error and (rejected or not sample.rejected):
+            if not sample.error and not sample.rejected:
                 counts["images"] += 1
                 counts["regions"] += len(sample.layout)
                 yield sample
