@@ -5,14 +5,17 @@ is ever run.
 """
 
 import inspect
+import logging
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 #: What a model of transformers consists of, for messages.
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
@@ -83,7 +86,7 @@ class Checkpoint:
         """``kind.from_pretrained`` of it: from this machine if it is here, else from the hub.
 
         Args:
-            kind: a class of transformers or diffusers.
+            kind: a class of transformers: a network, an Auto class or a processor.
             options: passed on.
 
         Raises:
@@ -92,16 +95,38 @@ class Checkpoint:
         """
         self.check()
         source = str(Path(self.name).expanduser()) if self.is_local else self.name
+        is_network = hasattr(kind, "_model_mapping") or (isinstance(kind, type) and issubclass(kind, torch.nn.Module))
+        if is_network:
+            # of other shapes there is a report, which says more than the error
+            checked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+            options = {"use_safetensors": True, **options, **checked}
         try:
-            return _from_pretrained(kind, source, self.revision, **options)
+            loaded = _from_pretrained(kind, source, self.revision, **options)
         except pickle.UnpicklingError as error:
             raise CheckpointError(_refused(source)) from error
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-            what = " ".join(str(error).split())[:300]
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             wants = f"{kind.__name__} needs {self._listed}"
-            raise CheckpointError(
-                f"{self._full_name} cannot be loaded: {type(error).__name__}: {what}; {wants}"
-            ) from error
+            raise CheckpointError(f"{self._full_name} cannot be loaded: {what}; {wants}") from error
+        if not is_network:
+            return loaded
+        network, report = loaded
+        self._check_complete(network, report["missing_keys"], [x[0] for x in report["mismatched_keys"]])
+        return network
+
+    def _check_complete(self, network: torch.nn.Module, missing: Collection[str], misshapen: Collection[str]) -> None:
+        """Refuse a network whose weights are not there: transformers makes up random ones and goes on."""
+        lacking = sorted({*missing, *misshapen})
+        if not lacking:
+            return
+        known = len(network.state_dict())
+        what = (
+            f"{len(lacking)} of {known} tensors of {type(network).__name__} are not in {self._full_name}, or have "
+            f"another shape: {', '.join(lacking[:3])}"
+        )
+        if misshapen or len(lacking) > known / 100:
+            raise CheckpointError(f"{what}, ...; it is another network's checkpoint")
+        logger.warning("%s; they are random", what)
 
     def path(self, filename: str | None = None) -> Path:
         """The path of one of its files, fetched from the hub if need be.
@@ -301,13 +326,13 @@ def fill(network: torch.nn.Module, tensors: Mapping[str, Tensor], path: str | Pa
 def _from_pretrained(kind: Any, source: str, revision: str, **options: Any) -> Any:
     """The cache first: a pinned revision never changes, and a machine without network waits for nobody."""
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    if issubclass(kind, torch.nn.Module):
-        options = {"use_safetensors": True, **options}
     options = {"revision": revision, "trust_remote_code": False, **options}
     disable_progress_bars()  # here, there is nothing to fetch
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what is missing is refused anyway; what is too much is none's concern
     try:
         return kind.from_pretrained(source, local_files_only=True, **options)
     except OSError:
@@ -315,7 +340,8 @@ def _from_pretrained(kind: Any, source: str, revision: str, **options: Any) -> A
             raise
     finally:
         enable_progress_bars()
-        logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()
+        transformers_logging.set_verbosity(verbosity)
     return kind.from_pretrained(source, **options)
 
 

@@ -127,6 +127,27 @@ class Layout:
         """The layout with one region: the image itself."""
         return cls(boxes=torch.tensor([[0.0, 0.0, 1.0, 1.0]]), labels=["image"])
 
+    @classmethod
+    def joined(cls, layouts: Sequence[Layout]) -> Layout:
+        """All regions of several layouts of one image, in order.
+
+        Those without captions get empty ones if others have some; scores and masks stay if every layout that has
+        regions has them.
+        """
+        full = [x for x in layouts if len(x)]
+        if len(full) < 2:
+            return full[0] if full else cls.empty()
+        scores = [x.scores for x in full if x.scores is not None]
+        masks = [x.masks for x in full if x.masks is not None]
+        captions = [caption for x in full for caption in (x.captions or [""] * len(x))]
+        return cls(
+            boxes=torch.cat([x.boxes for x in full]),
+            labels=[label for x in full for label in x.labels],
+            captions=captions if any(captions) else [],
+            scores=torch.cat(scores) if len(scores) == len(full) else None,
+            masks=[mask for some in masks for mask in some] if len(masks) == len(full) else None,
+        )
+
     def pixel_boxes(self, height: int, width: int) -> Float[Tensor, "n 4"]:
         """Boxes in pixels of an image of ``height`` by ``width``."""
         return self.boxes * self.boxes.new_tensor([width, height, width, height])

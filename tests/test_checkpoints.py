@@ -126,6 +126,19 @@ def test_a_folder_of_another_kind_is_refused_with_what_it_lacks(tiny):
         Checkpoint(str(tiny)).load(SamModel)
 
 
+def test_weights_of_another_network_are_refused_and_not_made_up(tiny):
+    import json
+
+    from transformers import CLIPTextModel, CLIPVisionModel
+
+    with pytest.raises(CheckpointError, match="tensors of CLIPVisionModel are not in .*another network's"):
+        Checkpoint(str(tiny)).load(CLIPVisionModel)
+    config = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    with pytest.raises(CheckpointError, match=r"\d+ of \d+ tensors of CLIPTextModel are not in"):
+        Checkpoint(str(tiny)).load(CLIPTextModel)
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch /tmp/scenewright-was-here",)

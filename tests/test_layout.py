@@ -184,3 +184,16 @@ def test_a_batch_stacks_images_and_leaves_layouts_ragged():
     samples = [Sample.from_image(str(i), torch.zeros(3, 4, 5, dtype=torch.uint8), caption="c") for i in range(2)]
     batch = Batch.collate(samples).to("cpu")
     assert batch.images.shape == (2, 3, 4, 5) and batch.captions == ["c", "c"] and len(batch.layouts) == 2
+
+
+def test_nothing_joined_with_nothing_is_nothing():
+    assert len(Layout.joined([])) == 0 and len(Layout.joined([Layout.empty(), Layout.empty()])) == 0
+
+
+def test_joining_keeps_the_order_and_what_all_have():
+    boxes = torch.rand(3, 4)
+    one = Layout(boxes[:1], ["a"], ["an a"], torch.tensor([0.1]), RunLengths.encode(torch.ones(1, 4, 4).bool()))
+    two = Layout(boxes[1:], ["b", "c"], scores=torch.tensor([0.2, 0.3]))
+    found = Layout.joined([one, Layout.empty(), two])
+    assert torch.equal(found.boxes, boxes) and found.labels == ["a", "b", "c"] and found.captions == ["an a", "", ""]
+    assert found.scores.tolist() == pytest.approx([0.1, 0.2, 0.3]) and found.masks is None

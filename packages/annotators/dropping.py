@@ -43,20 +43,6 @@ def _without(sample: Sample, verdict: Verdict, purge: bool) -> Sample:
     gone = sample.layout.keep(goes)
     return replace(
         kept,
-        dropped=_joined(sample.dropped, gone) if len(sample.dropped) else gone,
+        dropped=Layout.joined([sample.dropped, gone]),
         reasons=[*sample.reasons, *filter(None, verdict.regions)],
-    )
-
-
-def _joined(first: Layout, second: Layout) -> Layout:
-    """Both, one after the other. Regions that went before captions or masks were made have none to keep."""
-    captions = [*(first.captions or [""] * len(first)), *(second.captions or [""] * len(second))]
-    scores = None if first.scores is None or second.scores is None else torch.cat([first.scores, second.scores])
-    masks = None if first.masks is None or second.masks is None else [*first.masks, *second.masks]
-    return Layout(
-        boxes=torch.cat([first.boxes, second.boxes]),
-        labels=[*first.labels, *second.labels],
-        captions=captions if any(captions) else [],
-        scores=scores,
-        masks=masks,
     )

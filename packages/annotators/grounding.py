@@ -11,7 +11,6 @@ import torch
 from torchvision.ops import box_convert
 
 from scenewright.annotators.batching import in_batches
-from scenewright.annotators.merging import merge
 from scenewright.annotators.prompts import Prompt, assign, joined, packed, phrases
 from scenewright.annotators.suppression import suppress
 from scenewright.annotators.text_features import RememberedText
@@ -76,7 +75,7 @@ class Grounding:
         if questions:
             self.network.to(images[0].device)
         answers = iter(in_batches(self._answer, questions, self.batch_size, alike=self._padded_size))
-        found = [merge([next(answers) for _ in some]) for some in asked]
+        found = [Layout.joined([next(answers) for _ in some]) for some in asked]
         return [suppress(x, **self.suppression) if len(x) else x for x in found]
 
     def _padded_size(self, question: Question) -> tuple[int, int]:

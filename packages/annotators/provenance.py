@@ -23,6 +23,7 @@ PACKAGES = (
     "scipy",
     "pycocotools",
     "segment-anything",
+    "imagehash",
 )
 
 

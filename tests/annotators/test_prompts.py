@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_convert
 
-from scenewright.annotators.merging import merge
 from scenewright.annotators.prompts import Prompt, assign, chunks, distinct, joined, packed, phrases
 from scenewright.annotators.suppression import suppress
 from scenewright.layout import Layout
@@ -151,16 +150,3 @@ def test_phrases_leave_out_the_first_and_the_last_position():
     before = probabilities.clone()
     assert phrases(probabilities, [100, 101, 102, 103, 104], 0.2) == [[102, 103], [], []]
     assert torch.equal(probabilities, before)
-
-
-def test_nothing_merged_with_nothing_is_nothing():
-    assert len(merge([])) == 0 and len(merge([Layout.empty(), Layout.empty()])) == 0
-
-
-def test_merging_keeps_the_order_and_what_all_have():
-    boxes = torch.rand(3, 4)
-    one = Layout(boxes=boxes[:1], labels=["a"], captions=["an a"], scores=torch.tensor([0.1]))
-    two = Layout(boxes=boxes[1:], labels=["b", "c"], scores=torch.tensor([0.2, 0.3]))
-    found = merge([one, Layout.empty(), two])
-    assert torch.equal(found.boxes, boxes) and found.labels == ["a", "b", "c"] and found.captions == []
-    assert found.scores is not None and found.scores.tolist() == pytest.approx([0.1, 0.2, 0.3])

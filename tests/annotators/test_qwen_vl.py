@@ -267,7 +267,7 @@ def test_small_regions_take_their_label_and_prompts_their_name(plugin):
 def test_wrong_settings_and_checkpoints_say_what_is_wrong(tmp_path, checkpoints):
     with pytest.raises(ValueError, match='calls must be "region" or "image", got \'both\''):
         QwenVL(calls="both").caption(images(), layouts())
-    with pytest.raises(ValueError, match="dtype must name one of float32, bfloat16, float16, got 'many'"):
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, got 'many'"):
         QwenVL(checkpoints["qwen3_vl"], dtype="many").caption(images(), layouts())
     with pytest.raises(MissingWeights, match="has no config.json"):
         QwenVL(str(tmp_path)).caption(images(), layouts())

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from scenewright.annotators.merging import merge
 from scenewright.annotators.prompts import chunks, distinct
 from scenewright.annotators.suppression import suppress
 from scenewright.layout import Image, Layout
@@ -65,7 +64,7 @@ class Chunked:
         answers = iter(
             self.detector.detect([images[i] for i in places], [x for some in parts for x in some], **options)
         )
-        found = [merge([next(answers) for _ in some]) for some in parts]
+        found = [Layout.joined([next(answers) for _ in some]) for some in parts]
         return [self._suppressed(x) if len(x) else x for x in found]
 
     def _parts(self, tags: Sequence[str]) -> list[list[str]]:

@@ -16,7 +16,6 @@ from torch import Tensor
 from scenewright.annotators.batching import in_batches
 from scenewright.annotators.isolation.legacy import ENVIRONMENT, legacy_worker
 from scenewright.annotators.isolation.process import Worker
-from scenewright.annotators.merging import merge
 from scenewright.annotators.prompts import Prompt, assign, joined, packed, phrases
 from scenewright.annotators.suppression import suppress
 from scenewright.checkpoints import Checkpoint
@@ -108,7 +107,7 @@ class GroundingDINOPy:
         asked = [self._prompts(x) for x in tags]
         questions = [(image, x) for image, some in zip(images, asked, strict=True) for x in some]
         answers = iter(in_batches(self._answer, questions, self.batch_size, alike=_alike))
-        found = [merge([next(answers) for _ in some]) for some in asked]
+        found = [Layout.joined([next(answers) for _ in some]) for some in asked]
         return [self._suppressed(x) if len(x) else x for x in found]
 
     def _prompts(self, tags: Sequence[str]) -> list[Prompt]:

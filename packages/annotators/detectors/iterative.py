@@ -14,7 +14,6 @@ from torchvision.transforms.v2.functional import gaussian_blur, resize
 from scenewright.annotators.crops import corners
 from scenewright.annotators.seeds import derived, seeded
 from scenewright.annotators.suppression import suppress
-from scenewright.annotators.union import union
 from scenewright.layout import Image, Layout
 from scenewright.protocols import Detector
 
@@ -71,7 +70,7 @@ class Iterative:
             fresh = seeded(self.detector.detect, shown, [tags[i] for i in open_], seeds=numbers)
             fresh = [self._new(images[i], found[i], hidden[i], x) for i, x in zip(open_, fresh, strict=True)]
             for i, layout in zip(open_, fresh, strict=True):
-                found[i] = union([found[i], layout]).to(images[i].device)
+                found[i] = Layout.joined([found[i], layout]).to(images[i].device)
                 hidden[i] = hidden[i] | self._inside(images[i], layout)
             open_ = [i for i, layout in zip(open_, fresh, strict=True) if len(layout) and not hidden[i].all()]
             if not open_:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from scenewright.annotators.batching import in_batches
-from scenewright.annotators.merging import merge
 from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import chunks, distinct
 from scenewright.annotators.suppression import suppress
@@ -71,7 +70,7 @@ class OmDetTurbo:
             self._network.to(images[0].device)
         # the network has no mask for absent classes: only as many go together as there are
         answers = iter(in_batches(self._answer, questions, self.batch_size, alike=lambda x: len(x[1])))
-        found = [merge([next(answers) for _ in some]) for some in asked]
+        found = [Layout.joined([next(answers) for _ in some]) for some in asked]
         return [self._suppressed(x) if len(x) else x for x in found]
 
     def _fits(self, tags: list[str]) -> bool:

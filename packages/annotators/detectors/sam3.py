@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from scenewright.annotators.batching import in_batches
-from scenewright.annotators.merging import merge
 from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import distinct
 from scenewright.annotators.suppression import suppress
@@ -86,7 +85,7 @@ class SAM3:
 
     def _ask(self, asked: tuple[Image, list[str]], levels: list[tuple[Tensor, ...]]) -> Layout:
         image, tags = asked
-        return merge(in_batches(lambda some: self._answer(image, levels, some), tags, self.tag_batch_size))
+        return Layout.joined(in_batches(lambda some: self._answer(image, levels, some), tags, self.tag_batch_size))
 
     def _answer(self, image: Image, levels: list[tuple[Tensor, ...]], tags: list[str]) -> list[Layout]:
         """The regions of each tag in one image, whose features are given."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from scenewright.annotators.seeds import derived, seeded
 from scenewright.annotators.suppression import suppress
-from scenewright.annotators.union import union
 from scenewright.layout import Image, Layout, RunLengths
 from scenewright.protocols import Detector
 
@@ -96,7 +95,7 @@ class Sliced:
         """The regions of all views, in the frame of the image."""
         height, width = image.shape[1:]
         placed = [_moved(layout, tile, height, width) for layout, tile in zip(found, tiles, strict=True)]
-        every = union([replace(x, masks=None) for x in placed])
+        every = Layout.joined([replace(x, masks=None) for x in placed])
         if not len(every):
             return Layout.empty().to(image.device)
         cut = [_cut_off(layout, tile, height, width) for layout, tile in zip(found, tiles, strict=True)]

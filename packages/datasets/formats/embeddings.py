@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenewright.checkpoints import Checkpoint, CheckpointError
+from scenewright.checkpoints import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +60,9 @@ class CLIPText:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import CLIPTextModel, CLIPTokenizer
-        from transformers.utils import logging as reports
 
         (checkpoint,) = self.checkpoints
-        verbosity = reports.get_verbosity()
-        reports.set_verbosity_error()  # it reports the image tower, which is published beside the text's
-        try:
-            options = {"dtype": getattr(torch, self.dtype), "output_loading_info": True}
-            network, info = checkpoint.load(CLIPTextModel, **options)
-        finally:
-            reports.set_verbosity(verbosity)
-        if info["missing_keys"]:
-            raise CheckpointError(
-                f"{self.checkpoint} has no CLIP text tower: {sorted(info['missing_keys'])[0]} is missing"
-            )
+        network = checkpoint.load(CLIPTextModel, dtype=getattr(torch, self.dtype))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return network.to(device).eval(), checkpoint.load(CLIPTokenizer)
 
