@@ -31,10 +31,10 @@ class Annotating:
         self.cfg = cfg
         # processes wait for each other only at the very end, however long the slowest takes
         self.process = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=365))])
-        self.dataset = instantiate(cfg.dataset, _convert_="all")
         self.annotators: dict[str, Any] = instantiate(cfg.get("annotator") or {}, _convert_="all")
         self.filters: dict[str, Any] = instantiate(cfg.get("filter") or {}, _convert_="all")
         check_weights({**self.annotators, **self.filters})
+        self.dataset = instantiate(cfg.dataset, _convert_="all")
         self.length = len(self.dataset) if isinstance(self.dataset, RangedDataset) else None
         self.timings = Timings()
         self.rank = cfg.job_index * self.process.num_processes + self.process.process_index

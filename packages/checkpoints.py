@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 #: What a model of transformers consists of, for messages.
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
 
+#: The same for one that takes no text.
+VISION_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+
 
 #: The commit that the hub named, by repository and revision: it is asked once in a run.
 _ANSWERS: dict[tuple[str, str], str | None] = {}
@@ -205,40 +208,45 @@ class Checkpoint:
 
 
 def check(plugins: Mapping[str, Any]) -> None:
-    """Make sure, before any work is done, that the weights of plugins are here or can be fetched.
+    """Make sure, before any work is done, that plugins have their weights, and what their own ``check`` asks for.
 
     Args:
         plugins: by the name that a user knows them by.
 
     Raises:
-        MissingWeights: some are not; one paragraph says which, which files, and where to put them.
+        CheckpointError: something is missing; one paragraph says what, which files, and where to put them.
     """
-    found: list[tuple[str, MissingWeights]] = []
+    missing: list[tuple[str, MissingWeights]] = []
+    sentences = []
     for name, plugin in plugins.items():
-        for checkpoint in checkpoints_of(plugin):
-            try:
-                checkpoint.check()
-            except MissingWeights as error:
-                found.append((f"{name} {type(plugin).__name__}", error))
-    if not found:
-        return
-    paths = [f"{name}: {error}" for name, error in found if error.checkpoint is None]
-    hub = [(name, error.checkpoint, error.reason) for name, error in found if error.checkpoint is not None]
+        name = f"{name} {type(plugin).__name__}"
+        for part in (plugin, *_all_injected_into(plugin)):
+            own = getattr(part, "check", None)
+            for ready in [*([own] if callable(own) else []), *(x.check for x in checkpoints_of(part, deeply=False))]:
+                try:
+                    ready()
+                except MissingWeights as error:
+                    missing.append((name, error))
+                except CheckpointError as error:
+                    sentences.append(f"{name}: {error}")
+    sentences += [f"{name}: {error}" for name, error in missing if error.checkpoint is None]
+    hub = [(name, error.checkpoint, error.reason) for name, error in missing if error.checkpoint is not None]
     if hub:
         listed = "; ".join(f"{name}: {x.name} at revision {x.revision} with {', '.join(x.files)}" for name, x, _ in hub)
         reason = "; ".join(dict.fromkeys(why for _, _, why in hub))
-        paths.append(
+        sentences.append(
             f"weights are missing on this machine, and the hub does not give them ({reason}). Needed are, "
             f"{listed}. {_how_to_bring([x for _, x, _ in hub])}"
         )
-    raise MissingWeights(". ".join(paths))
+    if sentences:
+        raise MissingWeights(". ".join(sentences))
 
 
 def _how_to_bring(checkpoints: Sequence[Checkpoint]) -> str:
     from huggingface_hub import constants
 
     commands = "; ".join(
-        f"hf download {x.name} --revision {x.revision} {'' if x.files == MODEL_FILES else ' '.join(x.files)}".strip()
+        f"hf download {x.name} --revision {x.revision} {'' if x.files in (MODEL_FILES, VISION_FILES) else ' '.join(x.files)}".strip()
         for x in dict.fromkeys(checkpoints)
     )
     return (
@@ -261,8 +269,14 @@ def checkpoints_of(plugin: Any, deeply: bool = True) -> Iterator[Checkpoint]:
         yield from declared
     elif isinstance(getattr(plugin, "checkpoint", None), (str, Path)):
         yield Checkpoint(str(plugin.checkpoint), getattr(plugin, "revision", "main"))
-    for value in _injected_into(plugin) if deeply else ():
-        yield from checkpoints_of(value)
+    for value in _all_injected_into(plugin) if deeply else ():
+        yield from checkpoints_of(value, deeply=False)
+
+
+def _all_injected_into(plugin: Any) -> Iterator[Any]:
+    for value in _injected_into(plugin):
+        yield value
+        yield from _all_injected_into(value)
 
 
 def _injected_into(plugin: Any) -> Iterator[Any]:

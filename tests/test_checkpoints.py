@@ -104,6 +104,15 @@ def test_all_missing_weights_are_named_in_one_paragraph(tmp_path):
     assert "hf download a/b --revision main b.pth" in message and str(tmp_path / "hub") in message
 
 
+def test_what_a_plugin_checks_itself_is_said_with_the_rest():
+    class Needs:
+        def check(self):
+            raise CheckpointError("the environment x is not there")
+
+    with pytest.raises(MissingWeights, match="detector Wraps: the environment x is not there.*tagger Plain: x/y"):
+        check({"tagger": Plain("x/y"), "detector": Wraps(Needs())})
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

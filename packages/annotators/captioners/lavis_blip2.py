@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scenewright.annotators.captions import describe
-from scenewright.annotators.isolation.legacy import ENVIRONMENT, legacy_worker
+from scenewright.annotators.isolation.legacy import ENVIRONMENT, check_environment, legacy_worker
 from scenewright.annotators.isolation.process import Worker
 from scenewright.checkpoints import Checkpoint, CheckpointError
 from scenewright.layout import Image, Layout
@@ -118,6 +118,14 @@ class LavisBLIP2:
 
     def _ask(self, crops: list[Image], prompts: list[str]) -> list[str]:
         return self._worker.ask(crops, prompts)
+
+    def check(self) -> None:
+        """Make sure that the environment is there.
+
+        Raises:
+            CheckpointError: it is not; it says how to get it.
+        """
+        check_environment(self.environment)
 
     @cached_property
     def _worker(self) -> Worker:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scenewright.annotators.batching import in_batches
-from scenewright.annotators.isolation.legacy import ENVIRONMENT, legacy_worker
+from scenewright.annotators.isolation.legacy import ENVIRONMENT, check_environment, legacy_worker
 from scenewright.annotators.isolation.process import Worker
 from scenewright.annotators.prompts import Prompt, assign, joined, packed, phrases
 from scenewright.annotators.suppression import suppress
@@ -149,6 +149,14 @@ class GroundingDINOPy:
         from transformers import BertTokenizer
 
         return self.checkpoints[1].load(BertTokenizer)
+
+    def check(self) -> None:
+        """Make sure that the environment is there.
+
+        Raises:
+            CheckpointError: it is not; it says how to get it.
+        """
+        check_environment(self.environment)
 
     @cached_property
     def _worker(self) -> Worker:

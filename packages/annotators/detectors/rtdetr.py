@@ -17,7 +17,7 @@ from scenewright.annotators.batching import in_batches
 from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import distinct
 from scenewright.annotators.suppression import suppress
-from scenewright.checkpoints import Checkpoint
+from scenewright.checkpoints import VISION_FILES, Checkpoint
 from scenewright.layout import Image, Layout
 
 
@@ -57,6 +57,10 @@ class RTDETR:
         self.box_threshold, self.restrict_to_tags, self.nms_threshold = box_threshold, restrict_to_tags, nms_threshold
         self.class_agnostic, self.max_boxes, self.max_area = class_agnostic, max_boxes, max_area
         self.batch_size, self.dtype, self.compile = batch_size, dtype, compile
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        return [Checkpoint(self.checkpoint, self.revision, VISION_FILES)]
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image], tags: Sequence[Sequence[str]]) -> list[Layout]:
@@ -99,11 +103,11 @@ class RTDETR:
     def _network(self) -> Any:
         from transformers import RTDetrV2ForObjectDetection
 
-        checkpoint = Checkpoint(self.checkpoint, self.revision)
+        checkpoint = self.checkpoints[0]
         return load_network(RTDetrV2ForObjectDetection, checkpoint, dtype=self.dtype, compile=self.compile)
 
     @cached_property
     def _processor(self) -> Any:
         from transformers import RTDetrImageProcessor
 
-        return Checkpoint(self.checkpoint, self.revision).load(RTDetrImageProcessor)
+        return self.checkpoints[0].load(RTDetrImageProcessor)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from scenewright.annotators.isolation.process import Worker
+from scenewright.checkpoints import CheckpointError
 
 #: Where `make legacy` puts it.
 ENVIRONMENT = ".venv-legacy"
@@ -13,6 +14,17 @@ REMEDY = (
     "transformers 4.26.1 and torch in a virtual environment of their own, about 7 GB, two to five minutes. Or name "
     "another one that has the package: environment=/path/to/it"
 )
+
+
+def check_environment(environment: str) -> None:
+    """Make sure that there is a Python in it.
+
+    Raises:
+        CheckpointError: there is none; it says how to get one.
+    """
+    path = Path(environment)
+    if not (path.is_file() or (path / "bin" / "python").exists()):
+        raise CheckpointError(f"the environment {environment} cannot be used: it is not there. {REMEDY}")
 
 
 def legacy_worker(

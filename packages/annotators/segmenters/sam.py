@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes, thickened
 from scenewright.annotators.networks import precision
-from scenewright.checkpoints import Checkpoint
+from scenewright.checkpoints import VISION_FILES, Checkpoint
 from scenewright.layout import Image, Layout, RunLengths
 
 
@@ -47,6 +47,10 @@ class SAM:
         self.checkpoint, self.revision, self.multimask = checkpoint, revision, multimask
         self.batch_size, self.boxes_per_call = batch_size, boxes_per_call
         self.dtype, self.compile = dtype, compile
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        return [Checkpoint(self.checkpoint, self.revision, VISION_FILES)]
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
@@ -83,12 +87,12 @@ class SAM:
     def _processor(self) -> Any:
         from transformers import SamImageProcessor
 
-        return Checkpoint(self.checkpoint, self.revision).load(SamImageProcessor)
+        return self.checkpoints[0].load(SamImageProcessor)
 
     @cached_property
     def _network(self) -> Any:
         from transformers import SamModel
 
-        network = Checkpoint(self.checkpoint, self.revision).load(SamModel, dtype=torch.float32)
+        network = self.checkpoints[0].load(SamModel, dtype=torch.float32)
         encoder = network.vision_encoder
         return ready(network, encoder, [encoder], self.dtype, self.compile)

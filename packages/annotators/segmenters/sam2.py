@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes
 from scenewright.annotators.networks import precision
-from scenewright.checkpoints import Checkpoint
+from scenewright.checkpoints import VISION_FILES, Checkpoint
 from scenewright.layout import Image, Layout, RunLengths
 
 
@@ -48,6 +48,10 @@ class SAM2:
         self.checkpoint, self.revision, self.multimask = checkpoint, revision, multimask
         self.batch_size, self.boxes_per_call = batch_size, boxes_per_call
         self.dtype, self.compile = dtype, compile
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        return [Checkpoint(self.checkpoint, self.revision, VISION_FILES)]
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
@@ -86,13 +90,13 @@ class SAM2:
     def _processor(self) -> Any:
         from transformers import Sam2ImageProcessor
 
-        return Checkpoint(self.checkpoint, self.revision).load(Sam2ImageProcessor)
+        return self.checkpoints[0].load(Sam2ImageProcessor)
 
     @cached_property
     def _network(self) -> Any:
         from transformers import Sam2Model
 
-        network = Checkpoint(self.checkpoint, self.revision).load(Sam2Model, dtype=torch.float32)
+        network = self.checkpoints[0].load(Sam2Model, dtype=torch.float32)
         encoder, decoder = network.vision_encoder, network.mask_decoder
         # two layers of the decoder are part of what is computed once per image
         return ready(network, encoder, [encoder, decoder.conv_s0, decoder.conv_s1], self.dtype, self.compile)

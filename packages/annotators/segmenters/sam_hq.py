@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes, thickened
 from scenewright.annotators.networks import precision
-from scenewright.checkpoints import Checkpoint
+from scenewright.checkpoints import VISION_FILES, Checkpoint
 from scenewright.layout import Image, Layout, RunLengths
 
 
@@ -50,6 +50,10 @@ class SAMHQ:
         self.hq_token_only, self.multimask = hq_token_only, multimask
         self.batch_size, self.boxes_per_call = batch_size, boxes_per_call
         self.dtype, self.compile = dtype, compile
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        return [Checkpoint(self.checkpoint, self.revision, VISION_FILES)]
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
@@ -99,12 +103,12 @@ class SAMHQ:
     def _processor(self) -> Any:
         from transformers import SamImageProcessor
 
-        return Checkpoint(self.checkpoint, self.revision).load(SamImageProcessor)
+        return self.checkpoints[0].load(SamImageProcessor)
 
     @cached_property
     def _network(self) -> Any:
         from transformers import SamHQModel
 
-        network = Checkpoint(self.checkpoint, self.revision).load(SamHQModel, dtype=torch.float32)
+        network = self.checkpoints[0].load(SamHQModel, dtype=torch.float32)
         encoder = network.vision_encoder
         return ready(network, encoder, [encoder], self.dtype, self.compile)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from scenewright.annotators.batching import in_batches
-from scenewright.annotators.isolation.legacy import ENVIRONMENT, legacy_worker
+from scenewright.annotators.isolation.legacy import ENVIRONMENT, check_environment, legacy_worker
 from scenewright.annotators.isolation.process import Worker
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
@@ -75,6 +75,14 @@ class RecognizeAnything:
             WorkerError: the package failed.
         """
         return in_batches(lambda batch: self._worker.ask(batch), images, self.batch_size)
+
+    def check(self) -> None:
+        """Make sure that the environment is there.
+
+        Raises:
+            CheckpointError: it is not; it says how to get it.
+        """
+        check_environment(self.environment)
 
     @cached_property
     def _worker(self) -> Worker:
