@@ -245,8 +245,9 @@ def check(plugins: Mapping[str, Any]) -> None:
 def _how_to_bring(checkpoints: Sequence[Checkpoint]) -> str:
     from huggingface_hub import constants
 
+    whole = (MODEL_FILES, VISION_FILES)
     commands = "; ".join(
-        f"hf download {x.name} --revision {x.revision} {'' if x.files in (MODEL_FILES, VISION_FILES) else ' '.join(x.files)}".strip()
+        " ".join([f"hf download {x.name} --revision {x.revision}", *(x.files if x.files not in whole else ())])
         for x in dict.fromkeys(checkpoints)
     )
     return (
