@@ -23,7 +23,7 @@ import transformers
 from materials.photographs import write_photographs
 from materials.random_checkpoints import REAL, SMALL, WORDS, write
 from PIL import Image as PILImage
-from pycocotools import mask as coco
+from pycocotools import mask as _pycocotools
 from torchvision.ops import nms
 from torchvision.transforms.functional import normalize, to_tensor
 
@@ -36,6 +36,8 @@ from scenewright.annotators.taggers.ram import RAM
 from scenewright.datasets.image_folder import ImageFolder
 from scenewright.datasets.shards import ShardWriter, write_shards
 from scenewright.layout import Image
+
+coco: Any = _pycocotools  # its type stubs know single masks only
 
 REGIONS = 6
 
@@ -58,11 +60,13 @@ class Reference:
         load, self.words, self.device, self.dtype = partial(_loaded, device=device, dtype=dtype), words, device, dtype
         self.tagger = read_network(folder / "ram.pth", "RAM").to(device, dtype)
         self.detector = load(transformers.GroundingDinoForObjectDetection, folder / "detector")
-        self.text = transformers.GroundingDinoProcessor.from_pretrained(folder / "detector")
+        self.text: Any = transformers.GroundingDinoProcessor.from_pretrained(folder / "detector")
         self.segmenter = load(transformers.SamModel, folder / "segmenter")
-        self.prompts = transformers.SamProcessor(transformers.SamImageProcessor.from_pretrained(folder / "segmenter"))
+        self.prompts: Any = transformers.SamProcessor(
+            transformers.SamImageProcessor.from_pretrained(folder / "segmenter")
+        )
         self.captioner = load(transformers.Blip2ForConditionalGeneration, folder / "captioner")
-        self.crops = transformers.Blip2Processor.from_pretrained(folder / "captioner")
+        self.crops: Any = transformers.Blip2Processor.from_pretrained(folder / "captioner")
 
     @torch.inference_mode()
     def annotate(self, path: Path) -> dict[str, Any]:
@@ -79,7 +83,8 @@ class Reference:
         annotations = []
         for box, score, mask in zip(boxes.tolist(), scores.tolist(), masks, strict=True):
             lengths = coco.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
-            caption = self.caption(image.convert("RGB").crop(tuple(map(int, box))))
+            left, top, right, bottom = map(int, box)
+            caption = self.caption(image.convert("RGB").crop((left, top, right, bottom)))
             counts = lengths["counts"].decode()
             annotations.append({"bbox": box, "pred_score": score, "mask": counts, "caption": caption})
         return {"caption": self.caption(image), "annos": annotations}

@@ -178,7 +178,8 @@ def _write_detector(folder: Path, size: Size) -> None:
     import transformers
 
     options = dict(size.detector)
-    swin = transformers.SwinConfig(**{"window_size": 7, **options.pop("backbone_config")}, out_indices=[2, 3, 4])
+    backbone: dict[str, Any] = {"window_size": 7, **options.pop("backbone_config"), "out_indices": [2, 3, 4]}
+    swin = transformers.SwinConfig(**backbone)
     bert = transformers.BertConfig(**options.pop("text_config"))
     config = transformers.GroundingDinoConfig(backbone_config=swin, text_config=bert, **options)
     transformers.GroundingDinoForObjectDetection(config).save_pretrained(folder)

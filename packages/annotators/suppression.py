@@ -26,17 +26,18 @@ def suppress(
     Raises:
         ValueError: the layout has no scores.
     """
-    if layout.scores is None:
-        raise ValueError("boxes can only rule each other out by their scores; the layout has none")
-    sides = (layout.boxes[:, 2:] - layout.boxes[:, :2]).clamp(min=0)
     if max_area < 1:
+        sides = (layout.boxes[:, 2:] - layout.boxes[:, :2]).clamp(min=0)
         layout = layout.keep(sides.prod(1) <= max_area)
+    scores = layout.scores
+    if scores is None:
+        raise ValueError("boxes can only rule each other out by their scores; the layout has none")
     if nms_threshold is None:
-        kept = layout.scores.argsort(descending=True, stable=True)
+        kept = scores.argsort(descending=True, stable=True)
     elif class_agnostic:
-        kept = nms(layout.boxes, layout.scores, nms_threshold)
+        kept = nms(layout.boxes, scores, nms_threshold)
     else:
         names = {label: i for i, label in enumerate(dict.fromkeys(layout.labels))}
         groups = torch.tensor([names[label] for label in layout.labels], dtype=torch.int64, device=layout.boxes.device)
-        kept = batched_nms(layout.boxes, layout.scores, groups, nms_threshold)
+        kept = batched_nms(layout.boxes, scores, groups, nms_threshold)
     return layout.keep(kept[:max_boxes])
