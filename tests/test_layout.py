@@ -197,3 +197,27 @@ def test_joining_keeps_the_order_and_what_all_have():
     found = Layout.joined([one, Layout.empty(), two])
     assert torch.equal(found.boxes, boxes) and found.labels == ["a", "b", "c"] and found.captions == ["an a", "", ""]
     assert found.scores.tolist() == pytest.approx([0.1, 0.2, 0.3]) and found.masks is None
+
+
+@pytest.mark.golden
+def test_run_lengths_are_cocos(golden):
+    about, tensors = golden("codecs/rle")
+    for name, known in about["masks"].items():
+        height, width = known["size"]
+        bits = torch.from_numpy(np.unpackbits(tensors[name].numpy())[: height * width]).bool()
+        (found,) = RunLengths.encode(bits.view(1, height, width))
+        x, y, w, h = known["bbox_xywh"]
+        assert found == RunLengths((height, width), known["counts"].encode()) and found.area == known["area"], name
+        assert torch.equal(found.decode(), bits.view(height, width)), name
+        corners = torch.tensor([x / width, y / height, (x + w) / width, (y + h) / height])
+        assert torch.allclose(found.box, corners, rtol=0, atol=1e-6), name
+
+
+@pytest.mark.golden
+def test_run_lengths_of_rectangles_are_cocos(golden):
+    about, _ = golden("codecs/rle")
+    for name, known in about["rectangles"].items():
+        mask = torch.zeros(1, *known["size"], dtype=torch.bool)
+        mask[:, slice(*known["rows"]), slice(*known["columns"])] = True
+        (found,) = RunLengths.encode(mask)
+        assert found.counts.decode() == known["counts"] and found.area == known["area"], name

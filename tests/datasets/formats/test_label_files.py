@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from pathlib import Path
 from dataclasses import replace
 
 import pytest
@@ -61,11 +62,12 @@ def test_a_file_is_the_published_generators(golden, tmp_path):
     embedder = Constants(beginnings)
     image = EncodedImage.from_image(torch.zeros(3, height, width, dtype=torch.uint8), expected["file_name"])
     LabelFiles(embedder).write([Sample("k", image, expected["caption"], layout=layout)], tmp_path)
-    path = tmp_path / "train-data" / "label_000120003.json"
+    name = f"label_{Path(expected['file_name']).name.partition('.')[0]}.json"
+    path = tmp_path / "train-data" / name
     record = shortened(json.loads(path.read_text()))
     assert record == expected and sorted(embedder.asked) == sorted(about["texts_that_were_embedded"])
     assert [list(record), list(record["annos"][0])] == about["key_order"]
-    assert (tmp_path / "train.txt").read_text() == "train-data/label_000120003.json\n"
+    assert (tmp_path / "train.txt").read_text() == f"train-data/{name}\n"
     assert path.read_text().startswith('{"caption": "')
 
 
