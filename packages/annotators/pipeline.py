@@ -188,17 +188,20 @@ def _stages(
         masks = iter(_call(segmenter, "segment", full, seed, images(full), layouts(full)))
         return [_with_masks(s, next(masks)) if len(s.layout) else s for s in samples]
 
-    def caption(samples: Sequence[Sample]) -> list[Sample]:
+    def caption_regions(samples: Sequence[Sample]) -> list[Sample]:
         full = [s for s in samples if len(s.layout)]
         regions = iter(_call(captioner, "caption", full, seed, images(full), layouts(full)))
-        samples = [_with_captions(s, next(regions)) if len(s.layout) else s for s in samples]
+        return [_with_captions(s, next(regions)) if len(s.layout) else s for s in samples]
+
+    def caption_images(samples: Sequence[Sample]) -> list[Sample]:
         bare = [s for s in samples if not s.caption]
         whole = [Layout.whole().to(device)] * len(bare)
         wholes = iter(_call(captioner, "caption", bare, seed, images(bare), whole))
         return [s if s.caption else replace(s, caption=_texts(next(wholes), "captions", 1)[0]) for s in samples]
 
-    plugins = (tagger, detector, segmenter, captioner)
-    every = zip(STAGES, plugins, (tag, detect, segment, caption), strict=True)
+    every = [("tagger", tagger, tag), ("detector", detector, detect), ("segmenter", segmenter, segment)]
+    # two stages, so that where one fails the other's work is not done again
+    every += [("captioner", captioner, caption_regions), ("captioner", captioner, caption_images)]
     return [(name, stage) for name, plugin, stage in every if plugin is not None]
 
 
@@ -210,11 +213,9 @@ def _with_filters(
     for judge in filters:
         if judge.after not in places:
             raise ValueError(f"{type(judge).__name__}.after must be one of {places}, got {judge.after!r}")
-    given = dict(stages)
     every: list[tuple[str, Stage]] = []
     for place in places:
-        if place in given:
-            every.append((place, given[place]))
+        every += [(name, stage) for name, stage in stages if name == place]
         judges = [x for x in filters if x.after == place]
         if judges:
             every.append(("filters", partial(dropped, judges, purge=purge)))

@@ -328,3 +328,18 @@ def test_boxes_stay_as_they_came_where_clipping_is_off():
     assert torch.equal(raw.layout.boxes, boxes[:1]) and raw.warnings == [
         "1 of 2 boxes had no area inside the image and were dropped"
     ]
+
+
+def test_regions_are_not_described_again_where_the_image_cannot_be():
+    asked = []
+
+    class Says1(Says):
+        def caption(self, images, layouts):
+            asked.extend(layout.labels[0] for layout in layouts)
+            if any(int(i[0, 0, 0]) == 2 and x.labels == ["image"] for i, x in zip(images, layouts, strict=True)):
+                raise ValueError("no words")
+            return super().caption(images, layouts)
+
+    out = list(annotate(samples(4), **ALL | {"captioner": Says1()}))
+    assert [s.status for s in out] == ["ok", "ok", "error: captioner: no words", "ok"]
+    assert [x for x in asked if x != "image"] == ["t0", "t1", "t2", "t3"]

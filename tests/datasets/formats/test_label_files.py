@@ -3,8 +3,8 @@
 import base64
 import io
 import json
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
