@@ -29,6 +29,9 @@ Reply with nothing but a JSON object that maps each number to its sentence: {exa
 # a pair whose value is a whole JSON string, also in an object that breaks off after it
 _PAIR = re.compile(r'"(\d{1,4})"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
 
+# a backslash with what it stands before: models write \' and others that JSON does not know
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
 #: Height and width, in pixels.
 Frame = tuple[int, int]
 
@@ -97,16 +100,16 @@ def describe_together(
 def parse(reply: str, count: int) -> dict[int, str]:
     """The cleaned sentences of a reply by their number, from 1 to ``count``; what is no sentence is left out.
 
-    A fence or chatter around the object, objects around it, a list of ``{"number", "caption"}`` instead of it, and
-    an end that is cut off are all put up with.
+    A fence or chatter around the object, objects around it, a list of ``{"number", "caption"}`` instead of it,
+    escapes that JSON does not know, and an end that is cut off are all put up with.
     """
     best: dict[int, str] = {}
     for pairs in _pairs(reply):
         found = {}
         for number, text in pairs:
-            text = clean(text) if isinstance(text, str) else ""
-            if text and str(number).strip().isdecimal() and 1 <= int(number) <= count:
-                found[int(number)] = text
+            text, digits = clean(text) if isinstance(text, str) else "", str(number).strip()
+            if text and digits.isdecimal() and len(digits) < 10 and 1 <= int(digits) <= count:
+                found[int(digits)] = text
         if len(found) > len(best):
             best = found
     return best
@@ -170,6 +173,7 @@ def _pick(layout: Layout, places: list[int]) -> Layout:
 def _pairs(reply: str) -> Iterator[list[tuple[Any, Any]]]:
     """Candidates for the numbered sentences of a reply: every JSON value in it, then what a cut-off one still says."""
     decoder = json.JSONDecoder(strict=False)  # models leave line breaks in strings
+    reply = _ESCAPE.sub(lambda x: x[0] if len(x[1]) > 1 or x[1] in '"\\/bfnrt' else x[1], reply)
     for start in islice(re.finditer(r"[{\[]", reply), 100):  # a model gone wrong may say nothing but brackets
         try:
             value, _ = decoder.raw_decode(reply, start.start())

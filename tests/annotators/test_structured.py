@@ -38,6 +38,12 @@ BOTH = {1: "A red cup.", 2: "A dog on grass."}
         ('{"1": "I\'m sorry, but I cannot see it.", "2": "A dog on grass."}', {2: "A dog on grass."}),
         ('{"1": "x"} {"1": "A red cup.", "2": "A dog on grass."}', BOTH),
         ("[" * 100_000, {}),
+        (
+            r"""{"1": "The dog\'s red cup.", "2": "A \"dog\" on gr\u0061ss \u12."}""",
+            {1: "The dog's red cup.", 2: 'A "dog" on grass u12.'},
+        ),
+        (r"""{"1": "The dog\'s red cup.", "2": "A do""", {1: "The dog's red cup."}),
+        ('{"' + "1" * 5000 + '": "A red cup.", "2": "A dog on grass."}', {2: "A dog on grass."}),
     ],
 )
 def test_a_reply_is_read_for_its_sentences_and_nothing_else(reply, found):
