@@ -69,7 +69,7 @@ class Checkpoint:
         """The commit of the hub's repository that is or will be used; None for a path, and where nobody knows."""
         found = self._cached(self.files[0])
         if found is not None:  # .../snapshots/COMMIT/FILE
-            return found.parts[found.parts.index("snapshots") + 1]
+            return found.parts[-1 - len(Path(self.files[0]).parts)]
         return None if self.is_local else _ANSWERS.get((self.name, self.revision))
 
     def check(self) -> None:
@@ -107,7 +107,7 @@ class Checkpoint:
             loaded = _from_pretrained(kind, source, self.revision, **options)
         except pickle.UnpicklingError as error:
             raise CheckpointError(_refused(source)) from error
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        except Exception as error:  # safetensors' own, and whatever else a broken file makes its reader raise
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             wants = f"{kind.__name__} needs {self._listed}"
             raise CheckpointError(f"{self._full_name} cannot be loaded: {what}; {wants}") from error
@@ -306,7 +306,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with open(path, "rb") as file:
+            old = file.read(1) == b"\x80"  # torch's format before 1.6, a bare pickle, which cannot be mapped
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=not old)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(path)) from error
     except Exception as error:  # safetensors' own, zip's, and what a broken pickle raises

@@ -75,12 +75,25 @@ def test_a_folder_is_loaded(tiny):
     assert checkpoint.load(CLIPTextModel).config.hidden_size == 8 and checkpoint.commit is None
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights" * 9, None], ids=["empty", "another thing", "cut off"])
+@pytest.mark.parametrize("filename", ["model.safetensors", "pytorch_model.bin"])
+def test_broken_weights_are_no_fault_of_an_image(content, filename, tiny):
+    from transformers import CLIPTextModel
+
+    file = tiny / filename
+    (tiny / "model.safetensors").rename(file)
+    file.write_bytes(file.read_bytes()[:500] if content is None else content)
+    with pytest.raises(CheckpointError, match="cannot be loaded|a pickle can run code"):
+        Checkpoint(str(tiny)).load(CLIPTextModel, use_safetensors=None)
+
+
 def test_weights_in_the_hubs_cache_are_loaded_and_their_commit_is_known(tiny, tmp_path, monkeypatch):
     from huggingface_hub import constants
     from transformers import CLIPTextModel
     from transformers.utils import hub
 
-    folder = tmp_path / "hub" / "models--some--clip"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "snapshots" / "hub"))
+    folder = tmp_path / "snapshots" / "hub" / "models--some--clip"
     commit = "0123456789" * 4
     (folder / "snapshots").mkdir(parents=True)
     os.rename(tiny, folder / "snapshots" / commit)
@@ -90,7 +103,7 @@ def test_weights_in_the_hubs_cache_are_loaded_and_their_commit_is_known(tiny, tm
     checkpoint = Checkpoint("some/clip", files=("config.json",))
     checkpoint.check()
     assert checkpoint.commit == commit and checkpoint.path("config.json").name == "config.json"
-    network = checkpoint.load(CLIPTextModel, cache_dir=str(tmp_path / "hub"))
+    network = checkpoint.load(CLIPTextModel, cache_dir=str(tmp_path / "snapshots" / "hub"))
     assert network.config.hidden_size == 8
 
 
@@ -175,8 +188,9 @@ def test_a_file_that_is_no_table_of_tensors_is_refused(write, message, tmp_path)
 def test_tensors_are_read_from_every_usual_place(inside, tmp_path):
     tensors = {"a": torch.arange(3.0)}
     torch.save(tensors if inside is None else {inside: tensors, "epoch": 3}, tmp_path / "x.pth")
+    torch.save(torch.load(tmp_path / "x.pth"), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     save_file(tensors, tmp_path / "x.safetensors")
-    for name in ("x.pth", "x.safetensors"):
+    for name in ("x.pth", "old.pth", "x.safetensors"):
         assert torch.equal(read_tensors(tmp_path / name)["a"], tensors["a"])
 
 
