@@ -26,7 +26,7 @@ def repair(cfg: DictConfig) -> None:
         return
     recorded = (recorded_run(folder) or {}).get("config")
     if not recorded or "dataset" not in recorded:
-        raise ValueError(f"{folder} does not say how its shards were made; run entrypoints/annotate.py again instead")
+        raise ValueError(f"{folder} does not say how its shards were made; make them again with the command that did: annotate or import")
     check_targets(recorded, ["scenewright", *cfg.trust])
 
     from scenewright.entrypoints.annotating import Annotating
