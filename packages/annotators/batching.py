@@ -8,6 +8,9 @@ import torch
 
 logger = logging.getLogger(__name__)
 
+#: How torch says it in a plain RuntimeError: the CPU's allocator, and what runs on a GPU besides torch's own.
+_EXHAUSTED = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -41,11 +44,18 @@ def in_batches(
     return [results[i] for i in range(len(items))]
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error says."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(x in str(error) for x in _EXHAUSTED)
+
+
 def _halving(function: Callable[[list[Item]], Sequence[Result]], items: list[Item]) -> list[Result]:
     try:
         results = list(function(items))
-    except (torch.OutOfMemoryError, MemoryError):
-        if len(items) == 1:
+    except (RuntimeError, MemoryError) as error:
+        if len(items) == 1 or not out_of_memory(error):
             raise
         results = None
     if results is None:  # outside of the handler, which would keep the failed call's tensors alive

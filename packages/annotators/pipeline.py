@@ -17,6 +17,7 @@ from more_itertools import batched
 from torch import Tensor
 
 from scenewright.annotators.ahead import ahead
+from scenewright.annotators.batching import out_of_memory
 from scenewright.annotators.dropping import dropped
 from scenewright.checkpoints import CheckpointError
 from scenewright.layout import Layout, Sample
@@ -129,7 +130,7 @@ def _attempt(name: str, stage: Stage, samples: Sequence[Sample]) -> list[Sample]
         if len(samples) == 1:
             logger.info("%s failed on %s", name, samples[0].key, exc_info=True)
             return [replace(samples[0], error=f"{name}: {_reason(error)}")]
-        exhausted = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        exhausted = out_of_memory(error)
     if exhausted:  # outside of the handler, which keeps the failed call's tensors alive
         logger.warning("%s ran out of memory on %d images; going on with halves of them", name, len(samples))
         if torch.cuda.is_available():
