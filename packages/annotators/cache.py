@@ -129,7 +129,8 @@ class Cache:
         temporary = path.with_name(f".{path.stem[:16]}.{uuid.uuid4().hex}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
+            # half of a pair of surrogates, which a server may send, becomes JSON's own escape for it
+            temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
             os.replace(temporary, path)
         except OSError as error:
             logger.warning("the cache %s cannot be written: %s", self.directory, error)

@@ -177,6 +177,16 @@ def test_a_broken_entry_is_made_anew(content, tmp_path):
     assert inner.seen == [[1]] and entry.read_bytes() == whole
 
 
+def test_a_text_that_is_no_unicode_is_remembered_too(tmp_path):
+    class Broken(Counting):
+        def tag(self, images):
+            return [[text] * len(super(Broken, self).tag([x])) for x in images]
+
+    text, inner = "caf\u00e9 \ud83d", Broken()
+    cached = CachedTagger(inner, str(tmp_path))
+    assert cached.tag([image(1)]) == cached.tag([image(1)]) == [[text]] and inner.seen == [[1]]
+
+
 def test_entries_are_small_json_in_two_levels_of_folders_and_nothing_else_stays(tmp_path):
     CachedTagger(Counting(), str(tmp_path)).tag([image(i) for i in range(5)])
     files = [x for x in tmp_path.rglob("*") if x.is_file()]
