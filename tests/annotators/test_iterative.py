@@ -1,8 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from hydra.utils import instantiate
 
+from scenewright.annotators.detectors.chunked import Chunked
 from scenewright.annotators.detectors.iterative import Iterative
+from scenewright.annotators.detectors.sliced import Sliced
 from scenewright.annotators.seeds import derived
 from scenewright.layout import Layout, RunLengths
 from scenewright.protocols import Detector
@@ -64,6 +68,28 @@ def test_it_stops_when_nothing_new_is_found_and_only_open_images_are_looked_at_a
     assert [x.labels for x in layouts] == [[], ["red 200"], ["red 250", "red 200", "red 150"]]
     assert [len(x) for x in inner.seen] == [3, 2, 1, 1]
     assert all((x.masks is not None) is masks for x in layouts[1:])
+
+
+class Elsewhere:
+    """Regions on another device than their image: they can only be moved."""
+
+    def __init__(self, layout):
+        self._layout = layout
+
+    def to(self, device):
+        return self._layout
+
+
+@pytest.mark.parametrize("wrap", [Iterative, partial(Sliced, side=64), Chunked])
+def test_regions_are_brought_to_where_their_image_is(wrap):
+    class Far(Brightest):
+        def _detect(self, image):
+            return Elsewhere(super()._detect(image))
+
+    images = [scene(), scene(200, 250)]
+    expected = wrap(Brightest()).detect(images, [["red"], ["red"]])
+    found = wrap(Far()).detect(images, [["red"], ["red"]])
+    assert [x.labels for x in found] == [x.labels for x in expected] and len(found[1])
 
 
 def test_the_images_given_are_left_as_they_were():

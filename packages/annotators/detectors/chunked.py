@@ -64,7 +64,11 @@ class Chunked:
         answers = iter(
             self.detector.detect([images[i] for i in places], [x for some in parts for x in some], **options)
         )
-        found = [Layout.joined([next(answers) for _ in some]) for some in parts]
+        # some may be on the CPU and others, remembered ones say, where their image is
+        found = [
+            Layout.joined([next(answers).to(image.device) for _ in some])
+            for image, some in zip(images, parts, strict=True)
+        ]
         return [self._suppressed(x) if len(x) else x for x in found]
 
     def _parts(self, tags: Sequence[str]) -> list[list[str]]:

@@ -68,7 +68,9 @@ class Iterative:
             shown = [_without(images[i], hidden[i], self.hide) for i in open_]
             numbers = None if seeds is None else [derived(seeds[i], number) for i in open_]
             fresh = seeded(self.detector.detect, shown, [tags[i] for i in open_], seeds=numbers)
-            fresh = [self._new(images[i], found[i], hidden[i], x) for i, x in zip(open_, fresh, strict=True)]
+            # detectors may leave their regions on the CPU
+            placed = [(i, x.to(images[i].device)) for i, x in zip(open_, fresh, strict=True)]
+            fresh = [self._new(images[i], found[i], hidden[i], x) for i, x in placed]
             for i, layout in zip(open_, fresh, strict=True):
                 found[i] = Layout.joined([found[i], layout]).to(images[i].device)
                 hidden[i] = hidden[i] | self._inside(images[i], layout)

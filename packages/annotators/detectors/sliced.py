@@ -79,7 +79,8 @@ class Sliced:
         found = seeded(self.detector.detect, pieces, words, seeds=numbers)
         if len(found) != len(pieces):
             raise ValueError(f"{type(self.detector).__name__} gave {len(found)} layouts for {len(pieces)} tiles")
-        rest = iter(found)
+        # some may be on the CPU and others, remembered ones say, where their image is
+        rest = iter([x.to(piece.device) for x, piece in zip(found, pieces, strict=True)])
         return [
             self._merged(image, tiles, list(islice(rest, len(tiles))))
             for image, tiles in zip(images, views, strict=True)
