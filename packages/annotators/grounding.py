@@ -11,6 +11,7 @@ import torch
 from torchvision.ops import box_convert
 
 from scenewright.annotators.batching import in_batches
+from scenewright.annotators.box_prompts import thickened
 from scenewright.annotators.prompts import Prompt, assign, joined, packed, phrases
 from scenewright.annotators.suppression import suppress
 from scenewright.annotators.text_features import RememberedText
@@ -71,7 +72,9 @@ class Grounding:
     def detect(self, images: Sequence[Image], tags: Sequence[Sequence[str]]) -> list[Layout]:
         """Find the tags in the images; an image without tags has no regions."""
         asked = [self.prompts(x) for x in tags]
-        questions = [(image, x) for image, some in zip(images, asked, strict=True) for x in some]
+        longest = self.processor.image_processor.size["longest_edge"]
+        seen = [thickened(image, longest) if longest else image for image in images]
+        questions = [(image, x) for image, some in zip(seen, asked, strict=True) for x in some]
         if questions:
             self.network.to(images[0].device)
         answers = iter(in_batches(self._answer, questions, self.batch_size, alike=self._padded_size))

@@ -202,6 +202,12 @@ def test_a_batch_finds_what_each_image_alone_does(make, images):
         same(found, other)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 700)])
+def test_lines_of_pixels_do_not_vanish(make, size):
+    line = torch.randint(256, (3, *size), dtype=torch.uint8)
+    assert len(make(box_threshold=0.0, max_boxes=1).detect([line], [["cat"]])[0]) == 1
+
+
 def test_different_prompts_share_a_batch(make, images):
     """One size, captions of different length: the shorter are padded."""
     tags = [["dog"], TAGS, ["remote control", "tree"], []]
