@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scenewright.annotators.batching import in_batches
+from scenewright.annotators.networks import precision
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
 
@@ -92,7 +93,7 @@ class CLIP:
         from transformers import CLIPModel
 
         # None: OpenAI's repository of ViT-B/32 holds a .bin only, which transformers reads with weights_only=True
-        network = self._weights.load(CLIPModel, dtype=getattr(torch, self.dtype), use_safetensors=None).eval()
+        network = self._weights.load(CLIPModel, dtype=precision(self.dtype), use_safetensors=None).eval()
         if self.compile:
             network.vision_model, network.text_model = map(torch.compile, (network.vision_model, network.text_model))
         return network

@@ -202,3 +202,8 @@ def test_without_a_limit_it_says_what_a_good_one_is(config):
 def test_a_wrong_text_is_refused():
     with pytest.raises(ValueError, match='of must be "captions" or "labels", got \'tags\''):
         CLIPSimilarity(20, of="tags")
+
+
+def test_a_precision_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, got 'fp16'"):
+        CLIP("nowhere", dtype="fp16").of_texts(["a dog"], "cpu")
