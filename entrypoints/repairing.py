@@ -26,16 +26,15 @@ def repair(cfg: DictConfig) -> None:
         return
     recorded = (recorded_run(folder) or {}).get("config")
     if not recorded or "dataset" not in recorded:
-        raise ValueError(f"{folder} does not say how its shards were made; make them again with the command that did: annotate or import")
+        raise ValueError(
+            f"{folder} does not say how its shards were made; make them again with the command that did: annotate or import"
+        )
     check_targets(recorded, ["scenewright", *cfg.trust])
 
     from scenewright.entrypoints.annotating import Annotating
 
     settings = {"output_dir": str(folder), "batch_size": cfg.batch_size, "workers": cfg.workers}
     defaults = {
-        "filter": {},
-        "purge": False,
-        "clip_boxes": True,
         "max_errors": 0.5,
         "retry_errors": False,
         "allow_mixed": False,
