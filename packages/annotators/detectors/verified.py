@@ -27,7 +27,8 @@ class Verified:
 
     Without ``captioner`` CLIP judges: the crop must look more like its label than like any of the negatives. With one,
     it is shown every box and must answer yes; set its own prompt to "Is there a {label} in this picture? Answer yes
-    or no." Any other answer drops the box.
+    or no.", and its ``min_area`` to 0: below that it looks at nothing and answers with the label. Any other answer
+    than yes drops the box.
 
     Args:
         detector: any.
