@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from scenewright.annotators.provenance import describe, package_versions
+from scenewright.annotators.provenance import describe, digest, package_versions
 from scenewright.annotators.seeds import seeded, takes_seeds
 from scenewright.layout import Image, Layout, RunLengths
 
@@ -99,7 +99,7 @@ class Cache:
         if self._maker is not None:
             return self._maker
         about = describe(self.plugin)
-        maker = digest_of(self.verb, about, _code(self.plugin), package_versions())
+        maker = digest_of(self.verb, about, _code(self.plugin), list(_files(about)), package_versions())
         if not _lacks_commit(about):
             self._maker = maker
         return maker
@@ -150,6 +150,19 @@ def _lacks_commit(about: Any) -> bool:
     return isinstance(about, (list, tuple)) and any(_lacks_commit(x) for x in about)
 
 
+def _files(about: Any) -> Iterator[str]:
+    """Digests of the files that settings name: lists of tags, say."""
+    if isinstance(about, Mapping):
+        about = list(about.values())
+    if isinstance(about, list):
+        for value in about:
+            yield from _files(value)
+    elif isinstance(about, str):
+        with suppress(OSError, ValueError, RuntimeError):  # a text that can be no path
+            if (path := Path(about).expanduser()).is_file():
+                yield digest(path)
+
+
 def _code(plugin: Any) -> list[str]:
     """Digests of the files of a plugin's class and of what was injected into it."""
     found = []
@@ -174,9 +187,9 @@ def _digest_of(image: Image, other: Any, seed: int | None) -> str:
     elif other is not None:
         other = list(other)
     head = json.dumps([list(image.shape), other, seed])
-    digest = sha256(head.encode() + b"\n")
-    digest.update(image.contiguous().cpu().numpy().data)
-    return digest.hexdigest()
+    known = sha256(head.encode() + b"\n")
+    known.update(image.contiguous().cpu().numpy().data)
+    return known.hexdigest()
 
 
 def _only(entry: tuple[Any] | None) -> Any:

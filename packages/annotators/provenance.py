@@ -43,7 +43,7 @@ def describe(plugin: Any) -> dict[str, Any]:
 def _origin(checkpoint: Checkpoint) -> dict[str, str | None]:
     """Which weights exactly: the digest of a file or folder, or the commit of a hub's repository."""
     if checkpoint.is_local:
-        return {"name": checkpoint.name, "sha256": _digest(Path(checkpoint.name).expanduser())}
+        return {"name": checkpoint.name, "sha256": digest(Path(checkpoint.name).expanduser())}
     return {"name": checkpoint.name, "revision": checkpoint.revision, "commit": checkpoint.commit}
 
 
@@ -77,15 +77,15 @@ def _is_plugin(value: Any) -> bool:
     )
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     """Of a file, or of a folder's files and their names."""
     if path.is_file():
         status = path.stat()
         return _file_digest(path, status.st_size, status.st_mtime_ns)
-    digest = sha256()
+    every = sha256()
     for file in sorted(x for x in path.rglob("*") if x.is_file()):
-        digest.update(f"{file.relative_to(path)}:{_digest(file)}\n".encode())
-    return digest.hexdigest()
+        every.update(f"{file.relative_to(path)}:{digest(file)}\n".encode())
+    return every.hexdigest()
 
 
 @cache

@@ -10,6 +10,7 @@ from scenewright.annotators.captioners.cached import CachedCaptioner
 from scenewright.annotators.detectors.cached import CachedDetector
 from scenewright.annotators.segmenters.cached import CachedSegmenter
 from scenewright.annotators.taggers.cached import CachedTagger
+from scenewright.annotators.taggers.vocabulary import Vocabulary
 from scenewright.layout import Layout, RunLengths
 from scenewright.protocols import Captioner, Detector, Segmenter, Tagger
 
@@ -137,6 +138,12 @@ def test_other_weights_in_the_same_file_are_a_miss(tmp_path):
         inner = Counting(checkpoint=str(weights))
         CachedTagger(inner, str(tmp_path / "cache")).tag([image(1)])
         assert len(inner.seen) == count
+
+
+def test_another_list_in_the_same_file_is_a_miss(tmp_path):
+    for name in ("dog", "cat"):
+        (tmp_path / "tags.txt").write_text(name)
+        assert CachedTagger(Vocabulary(str(tmp_path / "tags.txt")), str(tmp_path / "cache")).tag([image(1)]) == [[name]]
 
 
 def test_weights_that_are_fetched_by_the_first_call_are_known_by_the_second(tmp_path, monkeypatch):
