@@ -76,7 +76,7 @@ class COCO:
             data = json.loads(read_bytes(path))
             labels = {x["id"]: x["name"] for x in data.get("categories", [])}
             regions: dict[Any, list[dict[str, Any]]] = {x["id"]: [] for x in data["images"]}
-            for region in data.get("annotations", []):
+            for region in data["annotations"]:
                 if not region.get("iscrowd", 0):
                     regions[region["image_id"]].append(region)
             return {
@@ -96,10 +96,16 @@ def _regions(
         Region.of_pixels(
             *(float(v) for v in x["bbox"]),
             size=(height, width),
-            label=labels[x["category_id"]],
+            label=_label(x["category_id"], labels),
             caption=x.get("caption"),
             score=None if x.get("score") is None else float(x["score"]),
             mask=mask_of(x.get("segmentation"), height, width),
         )
         for x in found
     ]
+
+
+def _label(number: Any, labels: Mapping[Any, str]) -> str:
+    if number not in labels:
+        raise ValueError(f"there is no category {number}")
+    return labels[number]

@@ -88,7 +88,9 @@ def overlay(
         try:
             regions = [] if correction is None else correction(*size_of(sample))
             layout, warnings = assemble(regions, sample.layout, size_of(sample))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except KeyError as error:
+            raise ValueError(f"the correction of {sample.key!r} cannot be read: there is no {error}") from error
+        except (ValueError, TypeError, IndexError) as error:
             raise ValueError(f"the correction of {sample.key!r} cannot be read: {error}") from error
         yield replace(sample, layout=layout, warnings=[*sample.warnings, *warnings])
 

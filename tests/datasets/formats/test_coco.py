@@ -102,12 +102,37 @@ def test_what_people_deleted_is_gone_and_what_they_changed_is_changed(sample, tm
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"images": [{"id": 1}]}', '{"images": [], "annotations": [{"image_id": 1}]}']
+    "content",
+    [
+        "",
+        "[]",
+        '{"images": [{"id": 1}]}',
+        '{"images": [], "annotations": [{"image_id": 1}]}',
+        '{"images": [{"id": 1, "file_name": "a.png"}]}',  # not: all regions were deleted
+    ],
 )
 def test_what_is_not_cocos_is_refused(content, tmp_path):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ValueError, match="is not in COCO's format"):
         COCO().corrections(str(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"category_id": 7, "bbox": [0, 0, 5, 5]}, "there is no category 7"),
+        ({"category_id": 1}, "there is no 'bbox'"),
+    ],
+)
+def test_an_annotation_that_cannot_be_read_says_why(annotation, message, sample, tmp_path):
+    data = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"id": 1, "image_id": 1} | annotation],
+        "categories": [{"id": 1, "name": "x"}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=f"'a' cannot be read: {message}"):
+        read(tmp_path, [sample("a", ["full"])])
 
 
 def test_another_size_of_the_image_is_refused(sample, tmp_path):
