@@ -19,13 +19,10 @@ def main(cfg: DictConfig) -> None:
 
     kind = instantiate(cfg.format, _convert_="all")
     samples = Shards(cfg.shards, instantiate(cfg.images, _convert_="all"))
-    counts = export(
-        tqdm(samples, total=len(samples), unit="image", dynamic_ncols=True),
-        kind,
-        cfg.output,
-        overwrite=cfg.overwrite,
-        about={"format": OmegaConf.to_container(cfg.format, resolve=True), "shards": samples.fingerprint},
-    )
+    about = {"format": OmegaConf.to_container(cfg.format, resolve=True), "shards": samples.fingerprint}
+    # closed before an error is printed, so that this has a line of its own
+    with tqdm(samples, total=len(samples), unit="image", dynamic_ncols=True) as progress:
+        counts = export(progress, kind, cfg.output, overwrite=cfg.overwrite, about=about)
     others = "".join(f" · {number} {what}" for what, number in counts.items() if number and what not in _FIRST)
     print(f"{counts['images']} images, {counts['regions']} regions{others} in {cfg.output}")
 

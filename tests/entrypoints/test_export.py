@@ -129,6 +129,14 @@ def test_the_commands_work_as_documented(shards, tmp_path):
     assert done.stdout == f"7 images corrected, 0 left as they were, in {tmp_path / 'over'}\n"
 
 
+def test_an_error_has_a_line_of_its_own(shards, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    done = command("export", "format=coco", f"shards={shards}", f"output={tmp_path / 'mine'}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: {tmp_path / 'mine'} is not empty; choose another output"
+
+
 def test_shards_without_images_name_them(config, shards, tmp_path):
     export(Shards(shards), COCO(), tmp_path / "coco")
     lay_over(Shards(shards), COCO(), str(tmp_path / "coco"), tmp_path / "over")
