@@ -23,6 +23,9 @@ from scenewright.datasets.shards import Counts, ShardWriter, manifests, shard_nu
 from scenewright.layout import Sample
 from scenewright.protocols import Dataset, RangedDataset
 
+#: Reasons that are printed at the end of a run; `stats` has all.
+_SHOWN = 10
+
 
 class Annotating:
     """A run as a configuration describes it: ``conf/annotate.yaml`` with its overrides."""
@@ -78,8 +81,12 @@ class Annotating:
         if not self.process.is_main_process:
             return
         found = stats(self.cfg.output_dir)
-        for reason, times in list(found["reasons"].items())[:10]:
+        reasons = list(found["reasons"].items())
+        for reason, times in reasons[:_SHOWN]:
             print(f"  {times} × {reason}")
+        if len(reasons) > _SHOWN:
+            rest = sum(times for _, times in reasons[_SHOWN:])
+            print(f"  {rest} × {len(reasons) - _SHOWN} other reasons: entrypoints/shards.py stats lists them")
         print(
             f"{found['images']} images: {found['ok']} ok, {found['empty']} empty, "
             f"{found['dropped']} dropped, {found['error']} failed · "

@@ -26,7 +26,10 @@ PLUGIN = ROOT / "tests" / "plugin"
 def without_weights(arguments: Sequence[str]) -> list[str]:
     """The embedded annotators, unless an experiment or the help is asked for."""
     asked = any(x.startswith("experiment=") or x == "--help" for x in arguments)
-    return [*arguments] if asked else [*arguments, "experiment=embedded"]
+    if asked:
+        return [*arguments]
+    first = next((i for i, x in enumerate(arguments) if "=" in x), len(arguments))  # overrides stand together
+    return [*arguments[:first], "experiment=embedded", *arguments[first:]]
 
 
 def command(
@@ -200,6 +203,15 @@ def test_too_many_failures_end_with_exit_code_one(run, photos, tmp_path):
     with pytest.raises(SystemExit, match="1"):
         run(*base, f"output_dir={tmp_path / 'b'}", "max_errors=2")
     assert stats(tmp_path / "b")["ok"] == 7
+
+
+def test_reasons_that_are_not_printed_are_counted(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for side in range(1, 14):
+        PILImage.new("RGB", (side, side)).save(tmp_path / "photos" / f"{side}.png")
+    base = ["dataset=image_folder", f"dataset.directory={tmp_path / 'photos'}", f"output_dir={tmp_path / 'a'}"]
+    printed = run(*base, "filter=[image_size]")
+    assert "  3 × 3 other reasons: entrypoints/shards.py stats lists them\n" in printed
 
 
 @pytest.mark.parametrize(
