@@ -20,14 +20,16 @@ def repair(cfg: DictConfig) -> None:
     """
     folder = Path(cfg.shards)
     faults = list(verify(folder))
-    print(*faults, sep="\n")
+    for fault in faults:
+        print(fault)
     if not any(fault.damaged for fault in faults):
         print(f"{folder} is whole")
         return
     recorded = (recorded_run(folder) or {}).get("config")
     if not recorded or "dataset" not in recorded:
         raise ValueError(
-            f"{folder} does not say how its shards were made; make them again with the command that did: annotate or import"
+            f"{folder} does not say how its shards were made; "
+            "make them again with the command that did: annotate or import"
         )
     check_targets(recorded, ["scenewright", *cfg.trust])
 

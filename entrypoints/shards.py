@@ -23,7 +23,8 @@ def run(cfg: DictConfig) -> None:
         found = stats(cfg.shards)
         reasons = found.pop("reasons")
         print(*(f"{name:<10}{value:>14,}" for name, value in found.items()), sep="\n")
-        print(*(f"  {times} × {reason}" for reason, times in reasons.items()), sep="\n")
+        for reason, times in reasons.items():
+            print(f"  {times} × {reason}")
     elif cfg.verb == "repair":
         repair(cfg)
     else:

@@ -104,6 +104,11 @@ def test_repair_leaves_whole_shards_of_another_run(shards, config, capsys):
     assert files(shards) == before and "made with other settings" in capsys.readouterr().out
 
 
+def test_repair_of_whole_shards_is_one_line(shards, config, capsys):
+    repair(config("shards", "verb=repair", f"shards={shards}"))
+    assert capsys.readouterr().out == f"{shards} is whole\n"
+
+
 def test_verify_says_and_exits_with_what_it_found(shards):
     done = command("shards", "verify", f"shards={shards}")
     assert done.returncode == 0 and done.stdout == f"{shards} is whole\n"
@@ -115,6 +120,7 @@ def test_verify_says_and_exits_with_what_it_found(shards):
 def test_stats_and_a_wrong_word(shards, tmp_path):
     done = command("shards", "stats", f"shards={shards}")
     assert done.returncode == 0 and "images                 8" in done.stdout
+    assert "\n\n" not in done.stdout
     done = command("shards", "destroy", f"shards={shards}")
     assert done.returncode == 2 and "must be verify, repair or stats, got 'destroy'" in done.stderr
     done = command("shards", "verify", f"shards={tmp_path / 'nowhere'}")
