@@ -32,6 +32,7 @@ class Annotating:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
+        check_numbers(cfg)
         # processes wait for each other only at the very end, however long the slowest takes
         self.process = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=365))])
         self.annotators: dict[str, Any] = instantiate(cfg.get("annotator") or {}, _convert_="all")
@@ -87,9 +88,9 @@ class Annotating:
         if len(reasons) > _SHOWN:
             rest = sum(times for _, times in reasons[_SHOWN:])
             print(f"  {rest} × {len(reasons) - _SHOWN} other reasons: entrypoints/shards.py stats lists them")
+        dropped = f"{found['dropped']} dropped, " if found["dropped"] else ""
         print(
-            f"{found['images']} images: {found['ok']} ok, {found['empty']} empty, "
-            f"{found['dropped']} dropped, {found['error']} failed · "
+            f"{found['images']} images: {found['ok']} ok, {found['empty']} empty, {dropped}{found['error']} failed · "
             f"{found['shards']} shards, {found['bytes'] / 1e6:.1f} MB in {self.cfg.output_dir}"
         )
         if too_many(found["error"], found["images"], self.cfg.max_errors):
@@ -161,6 +162,21 @@ class Annotating:
             smoothing=0.05,
             mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file needs no film
         )
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    """Refuse numbers that could not work, before anything is written.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+    for name in ("batch_size", "workers", "samples_per_shard", "num_jobs"):
+        if cfg[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {cfg[name]}")
+    if not 0 <= cfg.job_index < cfg.num_jobs:
+        raise ValueError(f"job_index must be in [0, num_jobs={cfg.num_jobs}), got {cfg.job_index}")
+    if cfg.max_errors < 0:
+        raise ValueError(f"max_errors must be 0 or more, got {cfg.max_errors}")
 
 
 def check_weights(plugins: Mapping[str, Any]) -> None:

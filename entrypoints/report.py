@@ -11,6 +11,7 @@ from scenewright.entrypoints.command import one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 @one_line_errors
 def main(cfg: DictConfig) -> None:
+    from hydra.utils import instantiate
     from tqdm import tqdm
 
     from scenewright.datasets.shards import Shards, manifests
@@ -18,7 +19,7 @@ def main(cfg: DictConfig) -> None:
 
     found = manifests(cfg.shards)
     statuses = {key: status for manifest in found for key, status in manifest.samples.items()}
-    samples = Shards(cfg.shards)
+    samples = Shards(cfg.shards, instantiate(cfg.images, _convert_="all"))
     path = write_report(
         tqdm(samples, total=len(samples), unit="image", dynamic_ncols=True) if len(samples) else [],
         Path(cfg.output or Path(cfg.shards, "report.html")),

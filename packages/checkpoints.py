@@ -252,7 +252,8 @@ def _how_to_bring(checkpoints: Sequence[Checkpoint]) -> str:
     )
     return (
         f"On a machine with a network run `{commands}`, then either copy the folder that it prints to this machine "
-        "and name it (annotator.detector.checkpoint=/that/folder), or copy its models--* folders into "
+        "and set the plugin's checkpoint to it (annotator.detector.checkpoint=/that/folder), or copy its models--* "
+        "folders into "
         f"{constants.HF_HUB_CACHE}"
     )
 

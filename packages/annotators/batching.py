@@ -31,8 +31,10 @@ def in_batches(
         alike: items go together only if this is equal for them: their padded size, say.
 
     Raises:
-        ValueError: the function returned another number of results than it was given items.
+        ValueError: ``batch_size`` is below 1; the function returned another number of results than it was given items.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     groups: dict[Hashable, list[int]] = {}
     for i, item in enumerate(items):
         groups.setdefault(alike(item) if alike else None, []).append(i)

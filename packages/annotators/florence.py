@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scenewright.annotators.networks import precision
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
 
@@ -122,7 +123,7 @@ class Florence:
     def _network(self) -> Any:
         from transformers import Florence2ForConditionalGeneration
 
-        network = self.checkpoint.load(Florence2ForConditionalGeneration, dtype=self.dtype).eval()
+        network = self.checkpoint.load(Florence2ForConditionalGeneration, dtype=precision(self.dtype)).eval()
         if self.compile:
             network.model.vision_tower.compile()
         return network

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from scenewright.checkpoints import Checkpoint
+from scenewright.checkpoints import Checkpoint, CheckpointError
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -13,10 +13,10 @@ def precision(dtype: str) -> torch.dtype:
     """The type that a setting names.
 
     Raises:
-        ValueError: it is none of those that networks compute in.
+        CheckpointError: it is none of those that networks compute in.
     """
     if dtype not in _PRECISIONS:
-        raise ValueError(f"dtype must be one of {', '.join(_PRECISIONS)}, got {dtype!r}")
+        raise CheckpointError(f"dtype must be one of {', '.join(_PRECISIONS)}, got {dtype!r}")
     return _PRECISIONS[dtype]
 
 

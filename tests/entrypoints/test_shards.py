@@ -132,3 +132,16 @@ def test_the_report_command_writes_a_page(shards):
     assert done.returncode == 0, done.stderr
     page = Path(done.stdout.strip())
     assert page == shards / "report.html" and "shapes-train-00000000" in page.read_text()
+
+
+def test_the_report_shows_shards_without_images_where_it_is_told_of_them(config, shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    bare = ["dataset=shards", f"dataset.directory={shards}", "images=none", "~annotator/captioner"]
+    bare += ["~annotator/tagger", "~annotator/detector", "~annotator/segmenter", f"output_dir={tmp_path / 'bare'}"]
+    Annotating(config("annotate", "experiment=embedded", *bare)).write()
+    sizes = []
+    for more in ([], ["+dataset@images=shards", f"images.directory={shards}"]):
+        done = command("report", f"shards={tmp_path / 'bare'}", *more)
+        assert done.returncode == 0, done.stderr
+        sizes.append((tmp_path / "bare" / "report.html").stat().st_size)
+    assert sizes[1] > 2 * sizes[0]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from scenewright.annotators.captions import describe
+from scenewright.annotators.networks import precision
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
 
@@ -123,7 +124,7 @@ class BLIP2:
     def _network(self) -> Any:
         from transformers import BitsAndBytesConfig, Blip2ForConditionalGeneration
 
-        options: dict[str, Any] = {"dtype": self.dtype}
+        options: dict[str, Any] = {"dtype": precision(self.dtype)}
         if self.quantization:
             options = {
                 "dtype": "float16",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from scenewright.annotators.captions import describe
+from scenewright.annotators.networks import precision
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
 
@@ -98,7 +99,9 @@ class SmolVLM:
     def _network(self) -> Any:
         from transformers import AutoModelForImageTextToText
 
-        network = self._weights.load(AutoModelForImageTextToText, dtype=self.dtype, use_safetensors=True).eval()
+        network = self._weights.load(
+            AutoModelForImageTextToText, dtype=precision(self.dtype), use_safetensors=True
+        ).eval()
         if self.compile:
             network.model.vision_model.compile()
         return network

@@ -13,18 +13,22 @@ class Count:
         minimum: images with fewer regions are dropped; None for no limit.
         maximum: of more regions, those with the lowest scores are dropped (without scores, the last ones); None
             for no limit. InstanceDiffusion takes 30.
+        whole: drop the image that has too many, and not its surplus.
         after: the stage behind which regions are counted; filters that come first have dropped theirs by then.
     """
 
-    def __init__(self, minimum: int | None = 1, maximum: int | None = 30, after: str = "detector") -> None:
+    def __init__(
+        self, minimum: int | None = 1, maximum: int | None = 30, whole: bool = False, after: str = "detector"
+    ) -> None:
         check("count", minimum, maximum)
         require("count", minimum, maximum)
-        self.minimum, self.maximum, self.after = minimum, maximum, after
+        self.minimum, self.maximum, self.whole, self.after = minimum, maximum, whole, after
 
     def judge(self, samples: Sequence[Sample]) -> list[Verdict]:
         """A reason for each image with too few regions, and for each region that is too many."""
+        most = self.maximum if self.whole else None
         return [
-            Verdict(image=outside("count", len(s.layout), self.minimum, None), regions=self._surplus(s.layout))
+            Verdict(image=outside("count", len(s.layout), self.minimum, most), regions=self._surplus(s.layout))
             for s in samples
         ]
 

@@ -15,7 +15,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from more_itertools import chunked
 
-from scenewright.datasets.files import expand, read_bytes
+from scenewright.datasets.files import expand, join, read_bytes
 from scenewright.datasets.formats import brush
 from scenewright.datasets.formats.categories import Categories
 from scenewright.datasets.formats.documents import to_json
@@ -115,13 +115,13 @@ class LabelStudio:
         and is not among them. Rectangles, brushes, polygons and ellipses are read.
 
         Args:
-            source: the exported JSON, or a pattern for several.
+            source: the exported JSON, a pattern for several, or a folder of them.
 
         Raises:
             ValueError: it is no such export.
         """
         found: dict[str, Correction] = {}
-        for path in expand(source):
+        for path in expand(join(source, "*.json") if Path(source).is_dir() else source):
             try:
                 for task in json.loads(read_bytes(path)):
                     done = [x for x in task.get("annotations", []) if not x.get("was_cancelled")]
@@ -169,6 +169,8 @@ def _region(result: Mapping[str, Any], height: int, width: int) -> Region | None
     score = None if result.get("score") is None else float(result["score"])
     labels = value.get(kind) or value.get("labels")
     if kind not in _SHAPES:
+        if {"x", "points", "rle"} & set(value):
+            raise ValueError(f"a shape of kind {kind} cannot be read, only {', '.join(_SHAPES)}")
         return None
     label, warning = (labels[0], "") if labels else ("", "a region has no label")
     box, mask = _SHAPES[kind](value, height, width)
