@@ -183,11 +183,12 @@ def test_wrong_settings_are_refused(settings):
 
 
 def test_a_shape_of_a_kind_that_cannot_be_read_is_no_deletion(sample, tmp_path):
-    height, width = sample.image.shape[1:]
+    one = sample()
+    height, width = one.image.shape[1:]
     keypoint = shape("keypointlabels", x=1, y=2) | {"original_height": height, "original_width": width}
     with pytest.raises(ValueError, match="a shape of kind keypointlabels cannot be read"):
-        tasks = [{"data": {"key": sample.key}, "annotations": [{"result": [keypoint]}]}]
-        corrected(tmp_path, tasks, [sample])
+        tasks = [{"data": {"key": one.key}, "annotations": [{"result": [keypoint]}]}]
+        corrected(tmp_path, tasks, [one])
 
 
 def test_a_folder_of_files_is_read(samples, tmp_path):
