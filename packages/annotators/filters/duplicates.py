@@ -144,4 +144,4 @@ def _hashed(sample: Sample) -> tuple[str, int | None]:
 
 
 def _reason(key: str, bits: int) -> str:
-    return f"near-duplicate of {key} (distance {bits})"
+    return f"near-duplicate of '{key}' (distance {bits})"

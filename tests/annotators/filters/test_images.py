@@ -107,10 +107,10 @@ def test_the_first_of_near_duplicates_is_kept_whoever_asks_and_in_whatever_order
     assert [x.image.rsplit(" (")[0] for x in backwards] == [
         "",
         "",
-        "near-duplicate of 000",
+        "near-duplicate of '000'",
         "",
-        "near-duplicate of 001",
-        "near-duplicate of 000",
+        "near-duplicate of '001'",
+        "near-duplicate of '000'",
     ]
     assert "(distance " in backwards[2].image and judge.among.reads == 1
 
@@ -119,7 +119,7 @@ def test_an_image_that_is_not_of_the_dataset_is_held_against_all_of_it():
     judge = Duplicates(Listed(*album()))
     strange, like = sample("x", photo("rocket")), sample("y", jpeg(photo("coffee"), 30))
     first, second = judge.judge([strange, like])
-    assert not first.image and second.image.startswith("near-duplicate of 003")
+    assert not first.image and second.image.startswith("near-duplicate of '003'")
     assert Duplicates(Listed()).judge([strange])[0].image == ""
 
 
@@ -172,6 +172,6 @@ def test_the_dataset_that_is_annotated_is_the_one_searched(config, tmp_path, pic
     )
     judge = instantiate(cfg.filter.duplicates)
     first, second = judge.judge(list(instantiate(cfg.dataset)))
-    assert first.image == "" and second.image == "near-duplicate of a (distance 0)"
+    assert first.image == "" and second.image == "near-duplicate of 'a' (distance 0)"
     other = OmegaConf.to_container(cfg.filter.duplicates, resolve=True)
     assert other["among"]["directory"] == str(tmp_path)
