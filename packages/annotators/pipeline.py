@@ -1,7 +1,6 @@
 """image -> tags -> boxes -> masks -> captions."""
 
 import hashlib
-import inspect
 import logging
 import re
 import time
@@ -19,6 +18,7 @@ from torch import Tensor
 from scenewright.annotators.ahead import ahead
 from scenewright.annotators.batching import out_of_memory
 from scenewright.annotators.dropping import dropped
+from scenewright.annotators.seeds import seeded
 from scenewright.checkpoints import CheckpointError
 from scenewright.layout import Layout, Sample
 from scenewright.protocols import Captioner, Detector, Filter, Segmenter, Tagger
@@ -228,10 +228,7 @@ def _call(plugin: Any, verb: str, samples: Sequence[Sample], seed: int, *argumen
     if not samples:
         return []
     method = getattr(plugin, verb)
-    if "seeds" in inspect.signature(method).parameters:
-        results = method(*arguments, seeds=[seed_of(s.key, seed) for s in samples])
-    else:
-        results = method(*arguments)
+    results = seeded(method, *arguments, seeds=[seed_of(s.key, seed) for s in samples])
     if len(results) != len(samples):
         raise ValueError(f"{type(plugin).__name__}.{verb} returned {len(results)} items for {len(samples)} images")
     return results

@@ -1,9 +1,21 @@
 """Of boxes that say the same, keep the surest."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torchvision.ops import batched_nms, nms
 
 from scenewright.layout import Layout
+
+
+@runtime_checkable
+class Suppressing(Protocol):
+    """What a detector lets its users say about boxes that rule each other out: the options of ``suppress``."""
+
+    nms_threshold: float | None
+    class_agnostic: bool
+    max_boxes: int | None
+    max_area: float
 
 
 def suppress(
@@ -41,3 +53,16 @@ def suppress(
         groups = torch.tensor([names[label] for label in layout.labels], dtype=torch.int64, device=layout.boxes.device)
         kept = batched_nms(layout.boxes, scores, groups, nms_threshold)
     return layout.keep(kept[:max_boxes])
+
+
+def suppress_as(detector: Suppressing, layout: Layout) -> Layout:
+    """``suppress`` with a detector's own settings; a layout without regions stays as it is."""
+    if not len(layout):
+        return layout
+    return suppress(
+        layout,
+        nms_threshold=detector.nms_threshold,
+        class_agnostic=detector.class_agnostic,
+        max_boxes=detector.max_boxes,
+        max_area=detector.max_area,
+    )

@@ -3,12 +3,11 @@
 No weights of its own.
 """
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
 
 from scenewright.annotators.prompts import chunks, distinct
-from scenewright.annotators.suppression import suppress
+from scenewright.annotators.seeds import seeded
+from scenewright.annotators.suppression import suppress_as
 from scenewright.layout import Image, Layout
 from scenewright.protocols import Detector
 
@@ -58,18 +57,16 @@ class Chunked:
         # the image of every call is the same tensor, and the detector sees all calls at once
         parts = [self._parts(x) for x in tags]
         places = [i for i, some in enumerate(parts) for _ in some]
-        options: dict[str, Any] = {}
-        if seeds is not None and "seeds" in inspect.signature(self.detector.detect).parameters:
-            options["seeds"] = [seeds[i] for i in places]
+        asked = [images[i] for i in places], [x for some in parts for x in some]
         answers = iter(
-            self.detector.detect([images[i] for i in places], [x for some in parts for x in some], **options)
+            seeded(self.detector.detect, *asked, seeds=None if seeds is None else [seeds[i] for i in places])
         )
         # some may be on the CPU and others, remembered ones say, where their image is
         found = [
             Layout.joined([next(answers).to(image.device) for _ in some])
             for image, some in zip(images, parts, strict=True)
         ]
-        return [self._suppressed(x) if len(x) else x for x in found]
+        return [suppress_as(self, x) for x in found]
 
     def _parts(self, tags: Sequence[str]) -> list[list[str]]:
         limit, count = getattr(self.detector, "token_limit", None), getattr(self.detector, "count_tokens", None)
@@ -78,12 +75,3 @@ class Chunked:
             return limit is None or count is None or count(some) <= limit
 
         return chunks(distinct(tags), max_tags=self.max_tags, fits=fits) or [[]]
-
-    def _suppressed(self, layout: Layout) -> Layout:
-        return suppress(
-            layout,
-            nms_threshold=self.nms_threshold,
-            class_agnostic=self.class_agnostic,
-            max_boxes=self.max_boxes,
-            max_area=self.max_area,
-        )

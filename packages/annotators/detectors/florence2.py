@@ -13,7 +13,7 @@ from more_itertools import chunked
 
 from scenewright.annotators.batching import in_batches
 from scenewright.annotators.florence import BINS, Answer, Florence, geometric_mean
-from scenewright.annotators.suppression import suppress
+from scenewright.annotators.suppression import suppress_as
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
 
@@ -117,13 +117,8 @@ class Florence2:
             return Layout.empty().to(image.device)
         # the middle of a bin, as the authors read it
         boxes = (torch.tensor([corners for _, corners, _ in found], dtype=torch.float32) + 0.5) / BINS
-        layout = suppress(
-            Layout(boxes, [name for name, _, _ in found], scores=torch.tensor([score for _, _, score in found])),
-            nms_threshold=self.nms_threshold,
-            class_agnostic=self.class_agnostic,
-            max_boxes=self.max_boxes,
-            max_area=self.max_area,
-        )
+        scores = torch.tensor([score for _, _, score in found])
+        layout = suppress_as(self, Layout(boxes, [name for name, _, _ in found], scores=scores))
         if self.task == "DENSE_REGION_CAPTION":
             layout = replace(layout, captions=list(layout.labels))
         return layout.to(image.device)

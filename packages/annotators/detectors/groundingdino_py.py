@@ -17,7 +17,7 @@ from scenewright.annotators.batching import in_batches
 from scenewright.annotators.isolation.legacy import ENVIRONMENT, check_environment, legacy_worker
 from scenewright.annotators.isolation.process import Worker
 from scenewright.annotators.prompts import Prompt, assign, joined, packed, phrases
-from scenewright.annotators.suppression import suppress
+from scenewright.annotators.suppression import suppress_as
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
 
@@ -108,7 +108,7 @@ class GroundingDINOPy:
         questions = [(image, x) for image, some in zip(images, asked, strict=True) for x in some]
         answers = iter(in_batches(self._answer, questions, self.batch_size, alike=_alike))
         found = [Layout.joined([next(answers) for _ in some]) for some in asked]
-        return [self._suppressed(x) if len(x) else x for x in found]
+        return [suppress_as(self, x) for x in found]
 
     def _prompts(self, tags: Sequence[str]) -> list[Prompt]:
         if self.labels == "tags":
@@ -134,15 +134,6 @@ class GroundingDINOPy:
         rows = phrases(probabilities, prompt.tokens, self.text_threshold)
         labels = [self._tokenizer.decode(row) for row in rows]
         return Layout(boxes=boxes, labels=labels, scores=probabilities.amax(1))
-
-    def _suppressed(self, layout: Layout) -> Layout:
-        return suppress(
-            layout,
-            nms_threshold=self.nms_threshold,
-            class_agnostic=self.class_agnostic,
-            max_boxes=self.max_boxes,
-            max_area=self.max_area,
-        )
 
     @cached_property
     def _tokenizer(self) -> Any:

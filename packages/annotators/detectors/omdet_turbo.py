@@ -16,7 +16,7 @@ from torchvision.ops import box_convert
 from scenewright.annotators.batching import in_batches
 from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import chunks, distinct
-from scenewright.annotators.suppression import suppress
+from scenewright.annotators.suppression import suppress_as
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
 
@@ -71,7 +71,7 @@ class OmDetTurbo:
         # the network has no mask for absent classes: only as many go together as there are
         answers = iter(in_batches(self._answer, questions, self.batch_size, alike=lambda x: len(x[1])))
         found = [Layout.joined([next(answers) for _ in some]) for some in asked]
-        return [self._suppressed(x) if len(x) else x for x in found]
+        return [suppress_as(self, x) for x in found]
 
     def _fits(self, tags: list[str]) -> bool:
         return len(self._processor.tokenizer(self._task(tags))["input_ids"]) <= self._text_limit
@@ -109,15 +109,6 @@ class OmDetTurbo:
     def _layout(self, boxes: Tensor, scores: Tensor, best: Tensor, tags: list[str]) -> Layout:
         kept = scores > self.box_threshold
         return Layout(boxes=boxes[kept], labels=[tags[i] for i in best[kept].tolist()], scores=scores[kept])
-
-    def _suppressed(self, layout: Layout) -> Layout:
-        return suppress(
-            layout,
-            nms_threshold=self.nms_threshold,
-            class_agnostic=self.class_agnostic,
-            max_boxes=self.max_boxes,
-            max_area=self.max_area,
-        )
 
     @cached_property
     def _network(self) -> Any:

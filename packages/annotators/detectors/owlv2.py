@@ -16,7 +16,7 @@ from torchvision.ops import box_convert
 from scenewright.annotators.batching import in_batches
 from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import distinct
-from scenewright.annotators.suppression import suppress
+from scenewright.annotators.suppression import suppress_as
 from scenewright.annotators.text_features import TextFeatures
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
@@ -74,7 +74,7 @@ class OWLv2:
         if asked:
             self._network.to(images[0].device)
         found = iter(in_batches(self._find, asked, self.batch_size))
-        return [self._suppressed(next(found)) if some else Layout.empty() for some in names]
+        return [suppress_as(self, next(found)) if some else Layout.empty() for some in names]
 
     def _find(self, asked: list[tuple[Image, list[str]]]) -> list[Layout]:
         images = [image for image, _ in asked]
@@ -117,15 +117,6 @@ class OWLv2:
         height, width = image.shape[1:]
         square = boxes.new_tensor([max(height, width)]) / boxes.new_tensor([width, height, width, height])
         return Layout(boxes=boxes[kept] * square, labels=[tags[i] for i in best[kept].tolist()], scores=scores[kept])
-
-    def _suppressed(self, layout: Layout) -> Layout:
-        return suppress(
-            layout,
-            nms_threshold=self.nms_threshold,
-            class_agnostic=self.class_agnostic,
-            max_boxes=self.max_boxes,
-            max_area=self.max_area,
-        )
 
     @cached_property
     def _network(self) -> Any:

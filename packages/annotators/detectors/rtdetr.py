@@ -16,7 +16,7 @@ from torchvision.ops import box_convert
 from scenewright.annotators.batching import in_batches
 from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import distinct
-from scenewright.annotators.suppression import suppress
+from scenewright.annotators.suppression import suppress_as
 from scenewright.checkpoints import VISION_FILES, Checkpoint
 from scenewright.layout import Image, Layout
 
@@ -91,13 +91,7 @@ class RTDETR:
             layout = layout.keep(torch.tensor([x.lower() in asked for x in layout.labels], dtype=torch.bool))
         if not len(layout):
             return Layout.empty()
-        return suppress(
-            layout,
-            nms_threshold=self.nms_threshold,
-            class_agnostic=self.class_agnostic,
-            max_boxes=self.max_boxes,
-            max_area=self.max_area,
-        )
+        return suppress_as(self, layout)
 
     @cached_property
     def _network(self) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from scenewright.annotators.batching import in_batches
 from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import distinct
-from scenewright.annotators.suppression import suppress
+from scenewright.annotators.suppression import suppress_as
 from scenewright.annotators.text_features import TextFeatures
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout, RunLengths
@@ -74,7 +74,7 @@ class SAM3:
             self._network.to(images[0].device)
         found = iter(in_batches(self._find, asked, self.batch_size))
         layouts = [next(found) if some else Layout.empty() for some in names]
-        return [self._suppressed(x) if len(x) else x for x in layouts]
+        return [suppress_as(self, x) for x in layouts]
 
     def _find(self, asked: list[tuple[Image, list[str]]]) -> list[Layout]:
         images = [image for image, _ in asked]
@@ -134,15 +134,6 @@ class SAM3:
 
         known = self._features.of([tuple(row) for row in tokens["input_ids"].tolist()], encode)
         return [x.to(tokens["input_ids"].device) for x in known]
-
-    def _suppressed(self, layout: Layout) -> Layout:
-        return suppress(
-            layout,
-            nms_threshold=self.nms_threshold,
-            class_agnostic=self.class_agnostic,
-            max_boxes=self.max_boxes,
-            max_area=self.max_area,
-        )
 
     @cached_property
     def _network(self) -> Any:

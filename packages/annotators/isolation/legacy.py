@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from scenewright.annotators.isolation.process import Worker
+from scenewright.annotators.isolation.process import Worker, python_of
 from scenewright.checkpoints import CheckpointError
 
 #: Where `make legacy` puts it.
@@ -22,8 +22,7 @@ def check_environment(environment: str) -> None:
     Raises:
         CheckpointError: there is none; it says how to get one.
     """
-    path = Path(environment)
-    if not (path.is_file() or (path / "bin" / "python").exists()):
+    if not python_of(Path(environment)).exists():
         raise CheckpointError(f"the environment {environment} cannot be used: it is not there. {REMEDY}")
 
 

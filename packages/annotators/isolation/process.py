@@ -152,7 +152,7 @@ class Worker:
         return process
 
     def _popen(self, log: Path) -> subprocess.Popen[bytes]:
-        python = self.environment if self.environment.is_file() else self.environment / "bin" / "python"
+        python = python_of(self.environment)
         if not python.exists():
             self._unusable("it is not there")
         # this interpreter's own variables would send the other one to the wrong packages: -I
@@ -220,6 +220,11 @@ class Worker:
             os.close(handle)
             self.log = Path(path)
         return self.log
+
+
+def python_of(environment: Path) -> Path:
+    """The Python of a virtual environment's folder, or the one that is named; it may not be there."""
+    return environment if environment.is_file() else environment / "bin" / "python"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
