@@ -370,24 +370,67 @@ class Sample:
         return "ok" if len(self.layout) else "empty"
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What an image shows of the picture it was cut from.
+
+    Attributes:
+        size: height and width of the picture as it came, in pixels.
+        corner: top and left of the crop, in pixels of the picture after it was resized for the crop.
+    """
+
+    size: tuple[int, int]
+    corner: tuple[int, int] = (0, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Samples of one image size, as a model is trained on them.
 
     Layouts stay ragged; padding is each model's own business.
+
+    Attributes:
+        images: of one size.
+        captions: of the whole images.
+        layouts: one per image.
+        keys: the samples' names, for people; may be left out.
+        frames: what the images show of their pictures; the whole of them if left out.
+        seeds: one per image. What a model draws for an image comes from its seed, so that a loss is a
+            function of batch and weights, whatever the batch size and the number of processes; if
+            left out, 0, 1, 2, …
+
+    Raises:
+        ValueError: a field has not one entry per image.
     """
 
     images: Images
     captions: list[str]
     layouts: list[Layout]
+    keys: list[str] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        n, size = len(self.images), (self.images.shape[-2], self.images.shape[-1])
+        defaults = {"keys": [""] * n, "frames": [Frame(size)] * n, "seeds": list(range(n))}
+        for name, default in defaults.items():
+            object.__setattr__(self, name, getattr(self, name) or default)
+        for name in ("captions", "layouts", *defaults):
+            if len(getattr(self, name)) != n:
+                raise ValueError(f"{name} must have one entry per image ({n}), got {len(getattr(self, name))}")
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     @classmethod
-    def collate(cls, samples: Sequence[Sample]) -> Batch:
-        """Stack samples of equal size."""
+    def collate(cls, samples: Sequence[Sample], **known: Any) -> Batch:
+        """Stack samples of equal size; ``known`` are further fields."""
         return cls(
             images=torch.stack([s.image for s in samples]),
             captions=[s.caption for s in samples],
             layouts=[s.layout for s in samples],
+            keys=[s.key for s in samples],
+            **known,
         )
 
     def to(self, device: torch.device | str) -> Batch:
