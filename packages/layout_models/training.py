@@ -54,6 +54,21 @@ def trainable(model: Module) -> dict[str, Parameter]:
     return {name: x for name, x in model.named_parameters() if x.requires_grad}
 
 
+def full_weights(model: Module, accelerator: Any) -> dict[str, Tensor]:
+    """What is trained, by name, whole and as exact as the optimizer holds it; under DeepSpeed all processes must call.
+
+    Args:
+        model: without what Accelerate put around it.
+    """
+    weights = trainable(model)
+    if accelerator.deepspeed_plugin is None:
+        return dict(weights)
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    # its own tensors are parts of the whole (ZeRO-3), or rounded to half precision
+    return {name: Parameter(safe_get_full_fp32_param(x)) for name, x in weights.items()}
+
+
 def optimize(model: Module, factory: Callable[[Any], torch.optim.Optimizer], *, decay_vectors: bool = True) -> Any:
     """Make the optimizer of the parameters that are trained.
 
@@ -134,7 +149,9 @@ def train(
         Diverged: ``max_skipped`` steps in a row had no finite loss or gradient.
     """
     parameters = [x for x in model.parameters() if x.requires_grad]
-    stream, number, skipped = iter(batches), start, 0
+    with torch.random.fork_rng(devices=[]):  # a loader draws a seed for its workers, once more after a resume
+        stream = iter(batches)
+    number, skipped = start, 0
     optimizer.zero_grad()
     while True:
         began = time.perf_counter()
@@ -146,11 +163,14 @@ def train(
             return
         loss, grad_norm = _measure(losses, parameters, accelerator, max_grad_norm)
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        if accelerator.deepspeed_plugin is not None:
+            finite = not optimizer.step_was_skipped  # it has made the step in the last backward
         if finite:
             optimizer.step()
-            schedule.step()
+            _advance(schedule, optimizer)
             if ema is not None:
-                ema.step(parameters)
+                network = accelerator.unwrap_model(model, keep_torch_compile=False)
+                ema.step(full_weights(network, accelerator).values())
         elif accelerator.scaler is not None:
             accelerator.scaler.update()  # lowers its scale
         optimizer.zero_grad()
@@ -159,6 +179,13 @@ def train(
             _warn_or_stop(number, loss, grad_norm, skipped, max_skipped, keys)
         seconds = time.perf_counter() - began
         yield Step(number, loss, images, grad_norm, not finite, learning_rate, seconds, waited)
+
+
+def _advance(schedule: Any, optimizer: Any) -> None:
+    """One step of the schedule, whichever optimizer has taken the place of the one that it was made for."""
+    schedule.step()
+    for group, learning_rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = learning_rate
 
 
 def _accumulate(model: Module, stream: Iterator[Batch], accelerator: Any) -> tuple[list[Tensor], int, list[str], float]:

@@ -1,0 +1,1 @@
+"""A layout model small enough to train on a CPU."""
