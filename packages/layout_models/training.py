@@ -7,7 +7,7 @@ Accelerate does devices, precision, accumulation and the processes; what happens
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,19 +54,19 @@ def trainable(model: Module) -> dict[str, Parameter]:
     return {name: x for name, x in model.named_parameters() if x.requires_grad}
 
 
-def full_weights(model: Module, accelerator: Any) -> dict[str, Tensor]:
-    """What is trained, by name, whole and as exact as the optimizer holds it; under DeepSpeed all processes must call.
+def full_weights(weights: Mapping[str, Parameter], accelerator: Any) -> dict[str, Parameter]:
+    """Trained parameters, whole and as exact as the optimizer holds them; under DeepSpeed all processes must call.
 
     Args:
-        model: without what Accelerate put around it.
+        weights: as ``trainable`` gives them of the model without what Accelerate put around it.
     """
-    weights = trainable(model)
     if accelerator.deepspeed_plugin is None:
         return dict(weights)
     from deepspeed.utils import safe_get_full_fp32_param
 
-    # its own tensors are parts of the whole (ZeRO-3), or rounded to half precision
-    return {name: Parameter(safe_get_full_fp32_param(x)) for name, x in weights.items()}
+    # a prepared model's own tensors are parts of the whole (ZeRO-3), or rounded to half precision
+    whole: Any = safe_get_full_fp32_param
+    return {name: Parameter(whole(x)) for name, x in weights.items()}
 
 
 def optimize(model: Module, factory: Callable[[Any], torch.optim.Optimizer], *, decay_vectors: bool = True) -> Any:
@@ -114,6 +114,9 @@ def prepare(
         config["train_micro_batch_size_per_gpu"] = batch_size
         config["gradient_accumulation_steps"] = accelerator.gradient_accumulation_steps
         config["gradient_clipping"] = max_grad_norm or 0.0
+        sizes = config["zero_optimization"]
+        for name in [x for x in sizes if sizes[x] == "auto"]:  # Accelerate would guess them from a hidden_size
+            del sizes[name]
     # a null vector has no gradient where no layout was dropped, a projection none where all were
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -140,7 +143,7 @@ def train(
     Args:
         model: as ``prepare`` gave it; called with a batch it returns the mean loss.
         batches: this process's share, never prepared; all of one length.
-        ema: a diffusers ``EMAModel`` of the trained parameters, in the model's order.
+        ema: a diffusers ``EMAModel`` of ``trainable(model).values()``, made before ``prepare``.
         max_grad_norm: larger gradients are scaled down to it; None for no clipping.
         start: the number of the last step that was made before.
         max_skipped: so many skipped steps in a row end the training.
@@ -148,7 +151,10 @@ def train(
     Raises:
         Diverged: ``max_skipped`` steps in a row had no finite loss or gradient.
     """
-    parameters = [x for x in model.parameters() if x.requires_grad]
+    weights = trainable(accelerator.unwrap_model(model, keep_torch_compile=False))
+    parameters = list(weights.values())
+    if ema is not None:
+        ema.to(accelerator.device)
     with torch.random.fork_rng(devices=[]):  # a loader draws a seed for its workers, once more after a resume
         stream = iter(batches)
     number, skipped = start, 0
@@ -169,8 +175,7 @@ def train(
             optimizer.step()
             _advance(schedule, optimizer)
             if ema is not None:
-                network = accelerator.unwrap_model(model, keep_torch_compile=False)
-                ema.step(full_weights(network, accelerator).values())
+                ema.step(full_weights(weights, accelerator).values())
         elif accelerator.scaler is not None:
             accelerator.scaler.update()  # lowers its scale
         optimizer.zero_grad()
