@@ -166,7 +166,7 @@ class RegionalCrossAttention(nn.Module):
         result = hidden_states + dropped * self.null_text_feat
         if not len(rows):
             return result
-        return result.index_add(0, rows, self._attend(hidden_states.index_select(0, rows), grounding))
+        return result.index_add(0, rows, self._attend(hidden_states.index_select(0, rows), grounding).to(result.dtype))
 
     def _attend(self, pixels: Float[Tensor, "m l d"], grounding: Grounding) -> Float[Tensor, "m l d"]:
         level = grounding.level(pixels.shape[1])

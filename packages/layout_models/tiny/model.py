@@ -1,0 +1,261 @@
+"""A text-conditioned UNet with regional layers, small enough to train on a CPU; its weights come along.
+
+Pixels are folded 4 x 4 into channels in place of an autoencoder, the text encoder is trained
+along, and each cell is told where it lies in the smallest box over it.
+
+Weights: made here, from drawn scenes; see MODEL_CARD.md. Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from scenewright.checkpoints import CheckpointError, read_tensors
+from scenewright.layout import Batch, Images, Layout
+from scenewright.layout_models.objective import diffusion_loss, draw, target
+from scenewright.layout_models.rich_context.adapter import attach, attention_grids, check_same
+from scenewright.layout_models.rich_context.grounding import Canvas, canvas, ground
+from scenewright.layout_models.rich_context.regional_attention import Grounding
+from scenewright.layout_models.tiny.words import WordTokenizer
+
+#: Pixels per side of a cell, which is one position of the UNet's finest grid.
+CELL = 4
+
+#: What each cell is told of the smallest box over it; see ``place_in_box``.
+_PLACE = 9
+
+_WEIGHTS = Path(__file__).with_name("weights.safetensors")
+
+
+class Tiny(nn.Module):
+    """Draws scenes of shapes, each with its colour and form in its box.
+
+    Args:
+        weights: ``shipped``, a file, or None for random ones.
+        num_inference_steps: of the sampler.
+        guidance_scale: of caption and layout together; 1 is none.
+        layout_drop: share of the images whose layout is dropped in training.
+        caption_drop: the same for captions.
+        label_share: share of the images whose objects are named by their labels in place of their captions in training.
+        attention_weight_scale: how much the smaller objects of an overlap are favoured.
+
+    Raises:
+        CheckpointError: the weights are of another model.
+    """
+
+    grounded = True
+
+    def __init__(
+        self,
+        weights: str | None = "shipped",
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.5,
+        layout_drop: float = 0.1,
+        caption_drop: float = 0.1,
+        label_share: float = 0.5,
+        attention_weight_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        from diffusers import DDPMScheduler
+
+        self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
+        self.layout_drop, self.caption_drop, self.label_share = layout_drop, caption_drop, label_share
+        self.attention_weight_scale = attention_weight_scale
+        self.tokenizer = WordTokenizer()
+        self.text_encoder = _text_encoder(len(self.tokenizer), self.tokenizer.length)
+        self.unet = _unet(self.text_encoder.config.hidden_size)
+        if self.grounded:
+            attach(self.unet)
+            self.unet.position_net.null_text_feature.requires_grad_(False)
+        self.scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="sample")
+        if weights is not None:
+            self._fill(self.shipped if weights == "shipped" else Path(weights).expanduser())
+
+    @property
+    def shipped(self) -> Path:
+        """The file that comes with the package."""
+        return _WEIGHTS
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        """The error of the image that is predicted from a noisy one."""
+        device = self.unet.device
+        latents = pixel_unshuffle(batch.images.to(device).float() / 127.5 - 1, CELL)
+        draws = draw(
+            batch.seeds,
+            latents.shape[1:],
+            self.scheduler.config.num_train_timesteps,
+            layout_drop=self.layout_drop,
+            caption_drop=self.caption_drop,
+        )
+        noise, timesteps = draws.noise.to(device), draws.timesteps.to(device)
+        captions = ["" if dropped else x for x, dropped in zip(batch.captions, draws.caption_dropped, strict=True)]
+        layouts = [
+            replace(x, captions=[]) if chance < self.label_share else x
+            for x, chance in zip(batch.layouts, draws.label_only, strict=True)
+        ]
+        height, width = batch.images.shape[2:]
+        canvases = [
+            None if dropped else x
+            for x, dropped in zip(self._canvases(layouts, height, width), draws.layout_dropped, strict=True)
+        ]
+        prediction = self._predict(
+            self.scheduler.add_noise(latents, noise, timesteps),
+            timesteps,
+            self._read(captions),
+            self._ground(canvases, draws.layout_dropped, height, width),
+            _places(canvases, latents.shape[2:]).to(device),
+        )
+        return diffusion_loss(prediction, target(self.scheduler, latents, noise, timesteps), timesteps, self.scheduler)
+
+    @torch.no_grad()
+    def sample(
+        self, captions: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int], *, height: int, width: int
+    ) -> Images:
+        """One image per layout, each from its own seed.
+
+        Raises:
+            ValueError: the size is not a multiple of 8, or there are not as many captions, layouts and seeds.
+        """
+        from diffusers import DPMSolverMultistepScheduler
+
+        if not len(captions) == len(layouts) == len(seeds):
+            raise ValueError(
+                f"captions, layouts and seeds must be as many, got {len(captions)}, {len(layouts)} and {len(seeds)}"
+            )
+        if height % (2 * CELL) or width % (2 * CELL):
+            raise ValueError(f"height and width must be multiples of {2 * CELL}, got {height} and {width}")
+        device, count = self.unet.device, len(seeds)
+        scheduler = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(self.num_inference_steps)
+        shape = (3 * CELL**2, height // CELL, width // CELL)
+        latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(x)) for x in seeds])
+        canvases = self._canvases(layouts, height, width)
+        # guidance needs each image twice: without caption and layout, and with them
+        both = [None] * count + canvases
+        text = self._read([""] * count + list(captions))
+        grounding = self._ground(both, [x is not None for x in canvases] * 2, height, width)
+        if grounding is not None:
+            grounding.reuse = True
+        places = _places(both, shape[1:]).to(device)
+        latents = latents.to(device)
+        for timestep in scheduler.timesteps:
+            doubled = torch.cat([latents, latents])
+            free, told = self._predict(doubled, timestep.to(device), text, grounding, places).chunk(2)
+            latents = scheduler.step(free + self.guidance_scale * (told - free), timestep, latents).prev_sample
+        return ((pixel_shuffle(latents, CELL) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def _predict(
+        self,
+        noisy: Float[Tensor, "b c h w"],
+        timesteps: Int[Tensor, "..."],
+        text: Float[Tensor, "b t d"],
+        grounding: Grounding | None,
+        places: Float[Tensor, "b p h w"],
+    ) -> Float[Tensor, "b c h w"]:
+        regional = None if grounding is None else {"gligen": {"grounding": grounding}}
+        return self.unet(torch.cat([noisy, places], 1), timesteps, text, cross_attention_kwargs=regional).sample
+
+    def _read(self, texts: Sequence[str]) -> Float[Tensor, "b t d"]:
+        ids = torch.tensor([self.tokenizer.sequence(text) for text in texts])
+        return self._encode(ids)
+
+    def _encode(self, ids: Int[Tensor, "u t"]) -> Float[Tensor, "u t d"]:
+        """Text features of token sequences; what they have in common at the end is padding and is not computed."""
+        used = int((ids != self.tokenizer.pad).any(0).sum()) if len(ids) else 0
+        if not len(ids):
+            return torch.zeros(0, ids.shape[1], self.text_encoder.config.hidden_size, device=self.unet.device)
+        found = self.text_encoder(ids[:, :used].to(self.unet.device)).last_hidden_state
+        return found
+
+    def _canvases(self, layouts: Sequence[Layout], height: int, width: int) -> list[Canvas | None]:
+        if not self.grounded:
+            return [None] * len(layouts)
+        grids = attention_grids(self.unet, height // CELL, width // CELL)
+        return [canvas(x, height, width, grids, self.tokenizer, cell=CELL) if len(x) else None for x in layouts]
+
+    def _ground(
+        self, canvases: Sequence[Canvas | None], dropped: Sequence[bool], height: int, width: int
+    ) -> Grounding | None:
+        if not self.grounded:
+            return None
+        gone = [x is None and drop for x, drop in zip(canvases, dropped, strict=True)]
+        grids = attention_grids(self.unet, height // CELL, width // CELL)
+        grounding = ground(
+            canvases, self._encode, grids, dropped=gone, attention_weight_scale=self.attention_weight_scale
+        )
+        return grounding.to(self.unet.device, self.unet.dtype)
+
+    def _fill(self, path: Path) -> None:
+        if not path.exists():
+            raise CheckpointError(f"{path} does not exist; weights is 'shipped', a .safetensors file or null")
+        tensors = {name: x.float() for name, x in read_tensors(path).items()}
+        check_same(self.state_dict(), tensors)
+        self.load_state_dict(tensors)
+
+
+def place_in_box(canvas: Canvas) -> Float[Tensor, "9 h w"]:
+    """Where each cell of the finest grid lies in the smallest box over it; all zero where there is none.
+
+    Per cell: 1, the place in the box from -1 to 1 (x, y), sine and cosine of pi times it, and the box's size (x, y)
+    as a share of the canvas.
+    """
+    regions = canvas.regions
+    height, width, _ = regions.coverage.shape
+    y, x = torch.meshgrid(
+        (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij"
+    )  # (h, w)
+    boxes = (regions.boxes / regions.boxes.new_tensor([regions.width, regions.height] * 2)).float()
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    area = torch.where(regions.coverage, sizes.prod(1), torch.inf)  # (h, w, n)
+    smallest, owner = area.min(2)
+    box, size = boxes[owner], sizes[owner]  # (h, w, 4), (h, w, 2)
+    inside = smallest.isfinite()[..., None]
+    at = (2 * (torch.stack([x, y], -1) - box[..., :2]) / size.clamp(min=1e-3) - 1).clamp(-2, 2)
+    code = torch.cat([torch.ones_like(at[..., :1]), at, (torch.pi * at).sin(), (torch.pi * at).cos(), size], -1)
+    return (code * inside).permute(2, 0, 1)
+
+
+def _places(canvases: Sequence[Canvas | None], grid: Sequence[int]) -> Float[Tensor, "b 9 h w"]:
+    return torch.stack([torch.zeros(_PLACE, *grid) if x is None else place_in_box(x) for x in canvases])
+
+
+def _text_encoder(words: int, length: int) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=words,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=length,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return CLIPTextModel(config)
+
+
+def _unet(text_width: int) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=3 * CELL**2 + _PLACE,
+        out_channels=3 * CELL**2,
+        block_out_channels=(48, 96),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(3, 6),  # diffusers means the number of heads
+        cross_attention_dim=text_width,
+        norm_num_groups=8,
+    )
