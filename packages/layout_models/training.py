@@ -119,8 +119,46 @@ def prepare(
             del sizes[name]
     # a null vector has no gradient where no layout was dropped, a projection none where all were
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+    network = model
     model, optimizer = accelerator.prepare(model, optimizer)
+    if accelerator.deepspeed_plugin is not None:
+        _reach_all(network, accelerator.deepspeed_plugin.zero_stage)
     return model, optimizer, schedule
+
+
+class _Reach(torch.autograd.Function):
+    """Zero, with a gradient of zero for every parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        ctx.shapes = [x.shape for x in parameters]
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return tuple(gradients[0].new_zeros(()).expand(shape) for shape in ctx.shapes)
+
+
+def _reach_all(network: Module, stage: int) -> None:
+    """Give every trained parameter a gradient in every backward, in the same order on all processes.
+
+    DeepSpeed joins gradients in the order in which they come, without a look at whose they are: processes whose
+    batches use other parameters, or in another order, mix them up or break. What is made first in the forward is
+    the last in the backward, so all gradients are complete there at once.
+    """
+    parameters = list(trainable(network).values())
+    if stage == 3:
+        import deepspeed
+        import diffusers.training_utils
+        from deepspeed.runtime.zero.partition_parameters import register_external_parameter
+
+        # its EMAModel needs it, but imports it only where ZeRO-3 is on before diffusers is imported
+        vars(diffusers.training_utils)["deepspeed"] = deepspeed
+        for parameter in parameters:  # whole from the beginning of the forward to the end of the backward
+            register_external_parameter(network, parameter)
+    zeros: list[Tensor] = []
+    network.register_forward_pre_hook(lambda *_: zeros.append(_Reach.apply(*parameters)))  # type: ignore[arg-type]
+    network.register_forward_hook(lambda _, __, loss: loss + zeros.pop().to(loss.dtype))
 
 
 def train(
