@@ -1,0 +1,28 @@
+"""Train a layout model."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from scenewright.entrypoints.command import one_line_errors, quoted_patterns
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@one_line_errors
+def run(cfg: DictConfig) -> None:
+    # imported here, so that --help does not wait for torch
+    from scenewright.entrypoints.training_run import TrainingRun
+
+    training = TrainingRun(cfg)
+    training.train()
+    training.conclude()
+
+
+def main() -> None:
+    sys.argv[1:] = quoted_patterns(sys.argv[1:])
+    run()
+
+
+if __name__ == "__main__":
+    main()
