@@ -229,7 +229,7 @@ def _read(run: Run, folder: Path) -> None:
     accelerator = run.accelerator
     state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     if accelerator.deepspeed_plugin is not None:
-        run.model.load_checkpoint(str(folder), tag=DEEPSPEED, load_module_strict=False)
+        _read_deepspeed(run.model, folder)
     else:
         load_trained(run.network, read_tensors(folder / WEIGHTS), folder)
         run.optimizer.load_state_dict(state["optimizer"])
@@ -244,6 +244,20 @@ def _read(run: Run, folder: Path) -> None:
     own = torch.load(folder / _rank(accelerator), map_location="cpu", weights_only=True)
     run.batches.load_state_dict(own["batches"])
     _set_random_state(own["random"], accelerator)
+
+
+def _read_deepspeed(engine: Any, folder: Path) -> None:
+    """Let DeepSpeed read its files, which it would unpickle whatever is in them."""
+    from accelerate.utils import patch_environment
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    safe = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+    with patch_environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"), torch.serialization.safe_globals(safe):
+        path, _ = engine.load_checkpoint(str(folder), tag=DEEPSPEED, load_module_strict=False)
+    if path is None:
+        raise CheckpointError(f"DeepSpeed could not read its part of {folder}; its log says why")
 
 
 def _finish(partial: Path, final: Path, about: dict[str, Any]) -> None:
