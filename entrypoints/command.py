@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -30,6 +31,23 @@ def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig]
             sys.exit(2)
 
     return guarded
+
+
+def own_experiments(command: str, arguments: Sequence[str]) -> list[str]:
+    """Let ``experiment=NAME`` mean the recipe of this command where there is one: ``conf/experiment/COMMAND/NAME.yaml``.
+
+    So recipes of several commands can have one name. (Hydra cannot choose by command: a recipe may only override groups
+    that a command has.)
+    """
+    folder = Path(__file__).parents[1] / "conf" / "experiment" / command
+    chosen = []
+    for argument in arguments:
+        field, _, value = argument.partition("=")
+        if field == "experiment":
+            names = [f"{command}/{x}" if (folder / f"{x}.yaml").exists() else x for x in value.split(",")]
+            argument = f"{field}={','.join(names)}"
+        chosen.append(argument)
+    return chosen
 
 
 def quoted_patterns(arguments: Sequence[str]) -> list[str]:

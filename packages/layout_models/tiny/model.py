@@ -22,7 +22,7 @@ from scenewright.checkpoints import CheckpointError, read_tensors
 from scenewright.layout import Batch, Images, Layout
 from scenewright.layout_models.objective import diffusion_loss, draw, target
 from scenewright.layout_models.rich_context.adapter import attach, attention_grids, check_same
-from scenewright.layout_models.rich_context.grounding import Canvas, canvas, ground
+from scenewright.layout_models.rich_context.grounding import Canvas, GroundingEncoder, canvas, ground
 from scenewright.layout_models.rich_context.regional_attention import Grounding
 from scenewright.layout_models.tiny.words import WordTokenizer
 
@@ -74,7 +74,7 @@ class Tiny(nn.Module):
         self.unet = _unet(self.text_encoder.config.hidden_size)
         if self.grounded:
             attach(self.unet)
-            self.unet.position_net.null_text_feature.requires_grad_(False)
+            self.unet.position_net = GroundingEncoder(self.text_encoder.config.hidden_size, hidden=128)
         self.scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="sample")
         if weights is not None:
             self._fill(self.shipped if weights == "shipped" else Path(weights).expanduser())
@@ -251,11 +251,11 @@ def _unet(text_width: int) -> Any:
         sample_size=16,
         in_channels=3 * CELL**2 + _PLACE,
         out_channels=3 * CELL**2,
-        block_out_channels=(48, 96),
+        block_out_channels=(32, 64),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=(3, 6),  # diffusers means the number of heads
+        attention_head_dim=(2, 4),  # diffusers means the number of heads
         cross_attention_dim=text_width,
         norm_num_groups=8,
     )
