@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from scenewright.entrypoints.command import one_line_errors, quoted_patterns
+from scenewright.entrypoints.command import one_line_errors, own_experiments, quoted_patterns
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -20,7 +20,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    sys.argv[1:] = quoted_patterns(sys.argv[1:])
+    sys.argv[1:] = own_experiments("train", quoted_patterns(sys.argv[1:]))
     run()
 
 
