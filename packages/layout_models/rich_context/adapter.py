@@ -14,11 +14,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from scenewright.checkpoints import CheckpointError, read_tensors
-from scenewright.layout_models.rich_context.grounding import Grid, GroundingEncoder
+from scenewright.layout_models.rich_context.grounding import GroundingEncoder
 from scenewright.layout_models.rich_context.regional_attention import (
     RegionalCrossAndSelfAttention,
     RegionalCrossAttention,
 )
+from scenewright.layout_models.rich_context.regions import Grid
 
 #: Names of the released code: regional cross-attention, and with regional self-attention after it.
 LAYERS = {"ca": RegionalCrossAttention, "casa": RegionalCrossAndSelfAttention}

@@ -10,12 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from scenewright.layout import Layout
+from scenewright.layout_models.rich_context.compat import compat_text, draw
 from scenewright.layout_models.rich_context.region_text import RegionText, Tokenizer, region_text
 from scenewright.layout_models.rich_context.regional_attention import Grounding, Level, group_pixels
-from scenewright.layout_models.rich_context.regions import Regions, partition
-
-#: Height and width of a feature map, in cells.
-Grid = tuple[int, int]
+from scenewright.layout_models.rich_context.regions import Grid, Regions, partition_grids
 
 
 class GroundingEncoder(nn.Module):
@@ -90,19 +88,34 @@ def canvas(
     *,
     cell: int = 8,
     compat: bool = False,
+    slots: int = 30,
+    seed: int = 0,
 ) -> Canvas:
     """Prepare a layout for an image of ``height`` by ``width`` pixels.
 
     An object says its caption, or its label where it has none.
 
+    Args:
+        layout: what is where.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        grids: those on which the UNet attends to text.
+        tokenizer: of the label encoder.
+        cell: pixels per side of a cell, in which areas are counted.
+        compat: as the reference, defects included.
+        slots: with ``compat``, so many regions get attention.
+        seed: with ``compat``, which ones, if there are more.
+
     Raises:
         ValueError: a box is not finite or inverted, or the canvas is not a whole number of cells.
     """
     said = [caption or label for caption, label in zip(layout.captions or layout.labels, layout.labels, strict=True)]
-    regions, ids = partition(
-        layout.pixel_boxes(height, width).double().cpu(), height, width, cell=cell, compat=compat
-    ).on_grids(list(grids))
-    return Canvas(regions=regions, ids=ids, text=region_text(regions, said[: regions.membership.shape[1]], tokenizer))
+    boxes = layout.pixel_boxes(height, width).double().cpu()
+    regions, ids = partition_grids(boxes, height, width, grids, cell=cell, compat=compat)
+    if not compat:
+        return Canvas(regions=regions, ids=ids, text=region_text(regions, said, tokenizer))
+    regions, order = draw(regions, slots, seed)
+    return Canvas(regions=regions, ids=ids, text=compat_text(regions, order, said[: len(regions.boxes)], tokenizer))
 
 
 #: Token ids to features, ``(u, t)`` to ``(u, t, c)``.
@@ -169,7 +182,7 @@ def _pack(canvases: Sequence[Canvas], encode: Encode, scale: float) -> _Packed:
     ids = torch.cat([x.text.ids for x in canvases]) if canvases else torch.zeros(0, 1, dtype=torch.long)
     keys = torch.cat([x.text.keys for x in canvases]) if canvases else ids.bool()
     silent = torch.cat([(x.text.owner < 0).all(1) for x in canvases]) if canvases else ids.bool()[:, 0]
-    kept = torch.cat([torch.arange(len(x.regions)) < x.regions.kept for x in canvases]) if canvases else silent
+    kept = torch.cat([x.regions.kept for x in canvases]) if canvases else silent
     # regions in which nobody speaks all say the same, whichever image they are of: they are one
     chosen = kept & ~silent
     first_silent = (kept & silent).nonzero()[:1, 0]

@@ -2,7 +2,8 @@
 
 Every label is tokenised alone, so that each token is known to belong to one object
 whatever punctuation its label ends with (joined as text, byte-pair encoding merges a full
-stop with the separator, and all that follows gets the wrong boxes).
+stop with the separator, and all that follows gets the wrong boxes). Where nothing merges the
+sequence is that of the joined text, token by token.
 
 Source: Cheng et al. 2024, arXiv 2409.04847, section 3 ("sequenced grounding encoding").
 """
@@ -12,8 +13,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -23,6 +26,7 @@ from scenewright.layout_models.rich_context.regions import Regions
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to token ids, as the text encoder of the labels reads them."""
 
@@ -81,48 +85,77 @@ def region_text(regions: Regions, labels: Sequence[str], tokenizer: Tokenizer) -
     count = regions.membership.shape[1]
     if len(labels) != count:
         raise ValueError(f"labels must have one entry per box ({count}), got {len(labels)}")
-    words = [tokenizer.tokens(label.replace(";", "")) for label in labels]
-    ids = torch.full((len(regions), tokenizer.length), tokenizer.pad)
-    owner = torch.full((len(regions), tokenizer.length), -1)
-    cut = 0
-    for region, (members, weights) in enumerate(zip(regions.membership, regions.weights, strict=True)):
-        objects = members.nonzero()[:, 0].tolist()
-        shares = _shares([len(words[i]) for i in objects], weights[objects].tolist(), tokenizer.length - 2)
-        cut += any(share < len(words[i]) for i, share in zip(objects, shares, strict=True))
-        sequence, owners = _joined([(i, words[i][:n]) for i, n in zip(objects, shares, strict=True) if n], tokenizer)
-        ids[region, : len(sequence)], owner[region, : len(sequence)] = sequence, owners
-    if cut:
-        logger.warning("the labels of %d of %d regions are longer than %d tokens and were shortened", cut,
-                       len(regions), tokenizer.length - 2)  # fmt: skip
-    return _told(regions, ids, owner)
+    alone = [tokenizer.tokens(label.replace(";", "")) for label in labels]
+    members = regions.membership.numpy() & np.array([len(x) > 0 for x in alone], dtype=bool)
+    last = np.cumsum(members[:, ::-1], axis=1)[:, ::-1] == 1
+    followed = (members & ~last).any(0).tolist()
+    words = alone + [_before_separator(*x, tokenizer) for x in zip(labels, alone, followed, strict=True)]
+    lengths = np.array([len(x) for x in words], dtype=np.int64).reshape(2, count)
+    wanted = members * np.where(last, lengths[0], lengths[1])
+    shares = _shares(wanted, regions.weights.numpy(), tokenizer.length - 2)
+    if (shares < wanted).any():
+        _say_shortened(tokenizer.length - 2)
+    ids = np.full((len(regions), tokenizer.length), tokenizer.pad)
+    owner = np.full_like(ids, -1)
+    ids[:, 0] = tokenizer.bos
+    # one entry per label in a region: after the labels before it, and a separator for each
+    region, member = shares.nonzero()
+    taken = shares[region, member]
+    steps = np.cumsum(shares + (shares > 0), axis=1)
+    start = steps[region, member] - taken
+    ids[region, start - 1] = np.where(start > 1, tokenizer.separator, tokenizer.bos)
+    ids[np.arange(len(ids)), np.maximum(steps[:, -1] if count else 0, 1)] = tokenizer.eos
+    # and one per token of these
+    entry = np.repeat(np.arange(len(taken)), taken)
+    number = np.arange(len(entry)) - (np.cumsum(taken) - taken)[entry]
+    place = (region[entry], start[entry] + number)
+    first = (np.cumsum(lengths) - lengths.ravel())[np.where(last[region, member], member, member + count)]
+    ids[place] = np.array([x for label in words for x in label], dtype=np.int64)[first[entry] + number]
+    owner[place] = member[entry]
+    return told(regions, torch.from_numpy(ids), torch.from_numpy(owner))
 
 
-def _told(regions: Regions, ids: Int[Tensor, "r t"], owner: Int[Tensor, "r t"]) -> RegionText:
-    """With what is known of each token's object; -1 as an index is the last row, which is nobody's."""
-    weights = torch.cat([regions.weights, regions.weights.new_zeros(len(regions), 1)], 1).gather(1, owner % (
-        regions.membership.shape[1] + 1))  # fmt: skip
-    fractions = regions.boxes / regions.boxes.new_tensor([regions.width, regions.height] * 2)
-    boxes = torch.cat([fractions, fractions.new_full((1, 4), -1.0)])[owner]
-    return RegionText(ids=ids, owner=owner, weights=weights.float(), boxes=boxes.float())
+def _before_separator(label: str, alone: list[int], followed: bool, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a label in front of a separator, if there is one in front of which it stands."""
+    # byte-pair encoding marks the ends of words, and punctuation with a separator after it is one word
+    if not followed or label[-1:].isalnum():
+        return alone
+    tokens = tokenizer.tokens(label.replace(";", "") + ";")
+    return tokens[:-1] if len(tokens) > 1 and tokens[-1] == tokenizer.separator else alone
 
 
-def _shares(lengths: Sequence[int], weights: Sequence[float], positions: int) -> list[int]:
-    """How many tokens each label may have, with a separator between any two."""
-    loudest = sorted(range(len(lengths)), key=lambda i: -weights[i])
-    speaking = [i for i in loudest if lengths[i]][: (positions + 1) // 2]
-    left = positions - max(len(speaking) - 1, 0)
-    shares = [0] * len(lengths)
+def told(regions: Regions, ids: Int[Tensor, "r t"], owner: Int[Tensor, "r t"]) -> RegionText:
+    """Token sequences with what is known of each token's object."""
+    # -1 as an index is the last one, which is nobody's
+    weights = torch.cat([regions.weights, regions.weights.new_zeros(len(regions), 1)], 1).float()
+    boxes = torch.cat([regions.fractions, regions.boxes.new_full((1, 4), -1.0)]).float()
+    return RegionText(
+        ids=ids, owner=owner, weights=weights[torch.arange(len(regions))[:, None], owner], boxes=boxes[owner]
+    )
+
+
+def _shares(wanted: Any, weights: Any, positions: int) -> Any:
+    """How many tokens each label may have in each region, ``(r, n)``, with a separator between any two."""
+    wanted, shares = wanted.copy(), wanted.copy()
+    most = (positions + 1) // 2  # one token each and the separators
+    loud = np.argsort(np.argsort(np.where(wanted > 0, -weights, 1), axis=1, kind="stable"), axis=1, kind="stable")
+    wanted[loud >= most] = 0
+    left = positions - np.maximum((wanted > 0).sum(1) - 1, 0)
+    full = wanted.sum(1) > left
+    wanted, left = wanted[full], left[full]
     # the shortest first: what it leaves over is for the rest
-    for place, i in enumerate(sorted(speaking, key=lambda i: lengths[i])):
-        shares[i] = min(lengths[i], left // (len(speaking) - place))
-        left -= shares[i]
-    return shares
+    order = np.argsort(wanted, axis=1, kind="stable")
+    speaking, given = (wanted > 0).sum(1), np.zeros_like(wanted)
+    rows, count = np.arange(len(wanted)), wanted.shape[1]
+    for column in range(count - int(speaking.max(initial=0)), count):
+        who = order[:, column]
+        given[rows, who] = np.minimum(wanted[rows, who], left // np.maximum(np.minimum(speaking, count - column), 1))
+        left = left - given[rows, who]
+    shares[full] = given
+    return np.where(loud >= most, 0, shares)
 
 
-def _joined(parts: Sequence[tuple[int, list[int]]], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-    """The token ids of a sequence, and whose each is."""
-    ids, owner = [tokenizer.bos], [-1]
-    for place, (number, tokens) in enumerate(parts):
-        ids += [tokenizer.separator] * (place > 0) + tokens
-        owner += [-1] * (place > 0) + [number] * len(tokens)
-    return torch.tensor([*ids, tokenizer.eos]), torch.tensor([*owner, -1])
+@cache
+def _say_shortened(positions: int) -> None:
+    """Once: layouts with such labels are many."""
+    logger.warning("a region's labels are longer than %d tokens together; each is given its share of them", positions)

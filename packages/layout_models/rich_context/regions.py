@@ -1,6 +1,6 @@
 """Boxes to disjoint regions: which objects own each cell of a canvas, and how strongly each speaks there.
 
-Two pixels are of one region when the same objects cover them. A region may be in several
+Two cells are of one region when the same objects cover them. A region may be in several
 pieces; regions do not overlap and cover the whole grid; the background is the region that
 no object covers.
 
@@ -16,14 +16,20 @@ Source: Cheng et al. 2024, arXiv 2409.04847, section 3 ("region reorganization")
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+#: Height and width of a grid, in cells.
+Grid = tuple[int, int]
 
 #: A box that reaches less than this share of a cell into it does not touch it: coordinates come through float32.
 _TOUCH = 1e-3
@@ -31,47 +37,66 @@ _TOUCH = 1e-3
 #: What the reference keeps of one layout.
 MAX_OBJECTS, MAX_REGIONS = 30, 120
 
+#: Objects per machine word when cells are compared; the other bits number what earlier words told apart.
+_WORD = 40
+
 
 @dataclass(frozen=True, eq=False)
 class Regions:
     """The disjoint regions of one canvas.
 
     Attributes:
-        ids: ``(h, w)``, the region of each cell. Regions are in the lexicographic order of their membership,
-            object 0 first: the background, where there is any, is region 0.
+        ids: ``(h, w)``, the region of each cell of the first grid. Regions are in the lexicographic order of their
+            membership, object 0 first: the background, where there is any, is region 0.
         membership: ``(r, n)``, which objects cover each region.
-        areas: ``(n,)``, cells that each object covers.
-        coverage: ``(h, w, n)``, which objects touch each cell of ``ids``.
+        areas: ``(n,)``, cells of ``cell`` by ``cell`` pixels that each object covers.
         boxes: ``(n, 4)``, pixels, as they were given.
         height: of the canvas, in pixels.
         width: of the canvas, in pixels.
+        cell: pixels per side of a cell.
         compat: made as the reference makes them.
-        kept: so many of the regions get any attention, those with the lowest numbers.
+        kept: ``(r,)``, which of the regions get any attention.
     """
 
     ids: Int[Tensor, "h w"]
     membership: Bool[Tensor, "r n"]
     areas: Int[Tensor, " n"]
-    coverage: Bool[Tensor, "h w n"]
     boxes: Float[Tensor, "n 4"]
     height: int
     width: int
+    cell: int
     compat: bool
-    kept: int
+    kept: Bool[Tensor, " r"]
 
     def __len__(self) -> int:
         return len(self.membership)
+
+    @property
+    def grid(self) -> Grid:
+        """Height and width of the canvas in cells of ``cell`` by ``cell`` pixels."""
+        return self.height // self.cell, self.width // self.cell
+
+    @property
+    def extent(self) -> Grid:
+        """Height and width in pixels of what these cells cover: the canvas, but for ``compat`` with odd sizes."""
+        return self.grid[0] * self.cell, self.grid[1] * self.cell
+
+    @property
+    def fractions(self) -> Float[Tensor, "n 4"]:
+        """``(n, 4)``, the boxes as fractions of the canvas, neither cut nor rounded."""
+        height, width = self.extent
+        return self.boxes / self.boxes.new_tensor([width, height, width, height])
 
     @cached_property
     def weights(self) -> Float[Tensor, "r n"]:
         """``(r, n)``, in (0, 1]: the area of the smallest object that covers the region over the object's own; 0 for
         objects that do not cover it. So the smallest object of an overlap speaks loudest.
         """
+        if not len(self.areas):
+            return self.membership.double()
         areas = self.areas.double().clamp(min=1)
-        smallest = torch.where(self.membership, areas, torch.inf).amin(1, keepdim=True) if len(areas) else areas[None]
-        weights = torch.where(self.membership, smallest / areas, 0.0)
-        weights[self.kept :] = 0
-        return weights
+        smallest = torch.where(self.membership, areas, torch.inf).amin(1, keepdim=True)
+        return torch.where(self.membership & self.kept[:, None], smallest / areas, 0.0)
 
     @cached_property
     def union(self) -> Bool[Tensor, "r r"]:
@@ -79,28 +104,11 @@ class Regions:
         shared = self.membership.float() @ self.membership.float().T > 0
         return shared | ~self.membership.any(1, keepdim=True)
 
-    def on_grids(self, grids: list[tuple[int, int]]) -> tuple[Regions, list[Int[Tensor, "_h _w"]]]:
-        """The same objects on other grids.
-
-        Args:
-            grids: height and width of each, in cells.
-
-        Returns:
-            Regions that hold every region of any of the grids (a coarse cell may be touched by objects that share
-            no fine one), and for each grid the region of each cell.
-        """
-        if self.compat:
-            return self, [_sampled(self.ids, grid) for grid in grids]
-        covers = [self.coverage if grid == tuple(self.ids.shape) else self._cover(grid) for grid in grids]
-        shapes = [self.coverage.shape[:2], *(cover.shape[:2] for cover in covers)]
-        rows = torch.cat([cover.flatten(0, 1) for cover in [self.coverage, *covers]])
-        membership, ids = _distinct(rows)
-        parts = [x.view(shape) for x, shape in zip(ids.split([h * w for h, w in shapes]), shapes, strict=True)]
-        return replace(self, ids=parts[0], membership=membership, kept=len(membership)), parts[1:]
-
-    def _cover(self, grid: tuple[int, int]) -> Bool[Tensor, "_h _w n"]:
-        scale = self.boxes.new_tensor([grid[1] / self.width, grid[0] / self.height]).repeat(2)
-        return _touched(self.boxes * scale, *grid)
+    @cached_property
+    def coverage(self) -> Bool[Tensor, "_h _w n"]:
+        """``(h, w, n)``, which objects cover each cell of ``cell`` by ``cell`` pixels."""
+        rows, columns = _cover(self.boxes.numpy(), self.extent, self.grid, self.compat)
+        return torch.from_numpy(rows[:, None] & columns[None])
 
 
 def partition(boxes: Float[Tensor, "n 4"], height: int, width: int, *, cell: int = 8, compat: bool = False) -> Regions:
@@ -119,89 +127,130 @@ def partition(boxes: Float[Tensor, "n 4"], height: int, width: int, *, cell: int
 
     Source: Cheng et al. 2024, arXiv 2409.04847, section 3.
     """
-    boxes = torch.as_tensor(boxes)
-    boxes = boxes.reshape(0, 4).double() if boxes.numel() == 0 else boxes.double()
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes must have shape (n, 4), got {tuple(boxes.shape)}")
+    return partition_grids(boxes, height, width, [(height // cell, width // cell)], cell=cell, compat=compat)[0]
+
+
+def partition_grids(
+    boxes: Float[Tensor, "n 4"],
+    height: int,
+    width: int,
+    grids: Sequence[Grid],
+    *,
+    cell: int = 8,
+    compat: bool = False,
+) -> tuple[Regions, list[Int[Tensor, "_h _w"]]]:
+    """The same on several grids: a coarse cell may be touched by objects that share no fine one.
+
+    Args:
+        boxes: ``(n, 4)``, as above.
+        height: of the canvas, in pixels.
+        width: of the canvas, in pixels.
+        grids: height and width of each, in cells, at least one.
+        cell: pixels per side of a cell, in which areas are counted.
+        compat: as the reference: grids are sampled from the one of ``cell``.
+
+    Returns:
+        The regions of all grids, and for each grid the region of each cell.
+
+    Raises:
+        ValueError: as above.
+    """
+    corners = np.asarray(boxes, dtype=np.float64)
+    corners = corners.reshape(0, 4) if corners.size == 0 else corners
+    if corners.ndim != 2 or corners.shape[1] != 4:
+        raise ValueError(f"boxes must have shape (n, 4), got {tuple(corners.shape)}")
+    base = (height // cell, width // cell)
     if compat:
-        boxes = boxes[:MAX_OBJECTS]
-        coverage = _floored(boxes / cell, height // cell, width // cell)
+        corners = corners[:MAX_OBJECTS]
     else:
-        _check(boxes, height, width, cell)
-        coverage = _touched(boxes / cell, height // cell, width // cell)
-    membership, ids = _distinct(coverage.flatten(0, 1))
-    return Regions(
-        ids=ids.view(coverage.shape[:2]),
-        membership=membership,
-        areas=coverage.sum((0, 1)),
-        coverage=coverage,
-        boxes=boxes,
+        _check(corners, height, width, cell)
+    extent = (base[0] * cell, base[1] * cell)
+    cover = _cover(corners, extent, base, compat)
+    covers = [cover if compat or grid == base else _cover(corners, extent, grid, False) for grid in grids]
+    membership, ids = _number(covers[:1] if compat else covers)
+    if compat:
+        ids = [_sampled(ids[0], grid) for grid in [base, *grids]]
+    regions = Regions(
+        ids=torch.from_numpy(ids[0]),
+        membership=torch.from_numpy(membership),
+        areas=torch.from_numpy(cover[0].sum(0) * cover[1].sum(0)),
+        boxes=torch.from_numpy(corners),
         height=height,
         width=width,
+        cell=cell,
         compat=compat,
-        kept=min(len(membership), MAX_REGIONS) if compat else len(membership),
+        kept=torch.arange(len(membership)) < (MAX_REGIONS if compat else len(membership)),
     )
+    return regions, [torch.from_numpy(x) for x in ids[-len(grids) :]]
 
 
-def _check(boxes: Float[Tensor, "n 4"], height: int, width: int, cell: int) -> None:
+def _check(boxes: Any, height: int, width: int, cell: int) -> None:
     if height % cell or width % cell or min(height, width) < cell:
         raise ValueError(f"height and width must be multiples of {cell}, got {height} and {width}")
-    for number, box in enumerate(boxes.tolist()):
-        if not all(abs(x) < float("inf") for x in box):
-            raise ValueError(f"box {number} must have finite coordinates, got {box}")
-        if box[2] < box[0] or box[3] < box[1]:
-            raise ValueError(f"box {number} must be x_min y_min x_max y_max, got {box}")
-    low, high = boxes.new_tensor([0.0, 0.0]), boxes.new_tensor([width, height])
-    outside = ((boxes[:, 2:] <= low) | (boxes[:, :2] >= high)).any(1)
-    if outside.any():
-        logger.warning("%d of %d boxes lie outside the canvas and have no region", int(outside.sum()), len(boxes))
+    finite = np.isfinite(boxes).all(1)
+    if not finite.all():
+        number = int(finite.argmin())
+        raise ValueError(f"box {number} must have finite coordinates, got {boxes[number].tolist()}")
+    upright = (boxes[:, 2:] >= boxes[:, :2]).all(1)
+    if not upright.all():
+        number = int(upright.argmin())
+        raise ValueError(f"box {number} must be x_min y_min x_max y_max, got {boxes[number].tolist()}")
+    outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= (width, height))).any(1).sum()
+    if outside:
+        logger.warning("%d of %d boxes lie outside the canvas and have no region", outside, len(boxes))
 
 
-def _touched(boxes: Float[Tensor, "n 4"], height: int, width: int) -> Bool[Tensor, "{height} {width} n"]:
-    """Which boxes, in cells, touch each cell."""
-    first, last = (boxes[:, :2] + _TOUCH).floor(), (boxes[:, 2:] - _TOUCH).ceil()
-    size = boxes.new_tensor([width, height])
-    inside = ((boxes[:, 2:] > 0) & (boxes[:, :2] < size)).all(1)
-    first = torch.minimum(first.clamp(min=0), size - 1)
-    last = torch.minimum(torch.maximum(last, first + 1), size)  # one cell at least, and none beyond the last
-    return _spanned(first, last, height, width) & inside
+def _cover(boxes: Any, extent: Grid, grid: Grid, compat: bool) -> tuple[Any, Any]:
+    """Which boxes cover each row of a grid, ``(h, n)``, and which cover each column, ``(w, n)``."""
+    size = np.array([grid[1], grid[0]], dtype=np.float64)
+    scale = size / (extent[1], extent[0])
+    first, last = (_floored if compat else _touched)(boxes[:, :2] * scale, boxes[:, 2:] * scale, size)
+    (columns, left, right), (rows, top, bottom) = (
+        (np.arange(size[axis])[:, None], first[:, axis], last[:, axis]) for axis in (0, 1)
+    )
+    return (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
 
 
-def _floored(boxes: Float[Tensor, "n 4"], height: int, width: int) -> Bool[Tensor, "{height} {width} n"]:
+def _touched(low: Any, high: Any, size: Any) -> tuple[Any, Any]:
+    """The first cell that each box touches, and the one after the last; x and y, ``(n, 2)``."""
+    inside = ((high > 0) & (low < size)).all(1, keepdims=True)
+    first = np.minimum(np.maximum(np.floor(low + _TOUCH), 0), size - 1)
+    last = np.minimum(np.maximum(np.ceil(high - _TOUCH), first + 1), size)  # one cell at least, none beyond the last
+    return first, np.where(inside, last, first)
+
+
+def _floored(low: Any, high: Any, size: Any) -> tuple[Any, Any]:
     """The same with every corner rounded towards zero and kept off the last row and column."""
-    top = boxes.new_tensor([width - 1, height - 1])
-    corners = boxes.trunc()
-    first = torch.minimum(corners[:, :2].clamp(min=0), top)
-    last = torch.where(first >= corners[:, 2:], first, corners[:, 2:])
-    return _spanned(first, torch.minimum(last.clamp(min=0), top), height, width)
+    top = size - 1
+    low, high = np.trunc(low), np.trunc(high)
+    first = np.minimum(np.maximum(low, 0), top)
+    last = np.where(first >= high, first, high)
+    return first, np.minimum(np.maximum(last, 0), top)
 
 
-def _spanned(
-    first: Float[Tensor, "n 2"], last: Float[Tensor, "n 2"], height: int, width: int
-) -> Bool[Tensor, "{height} {width} n"]:
-    """Cells ``first`` up to ``last`` - 1, x and y."""
-    x, y = torch.arange(width)[:, None], torch.arange(height)[:, None]
-    columns = (x >= first[:, 0]) & (x < last[:, 0])  # (w, n)
-    rows = (y >= first[:, 1]) & (y < last[:, 1])  # (h, n)
-    return rows[:, None] & columns[None]
+def _number(covers: Sequence[tuple[Any, Any]]) -> tuple[Any, list[Any]]:
+    """The distinct sets of boxes over the cells of all grids, in lexicographic order, and which one each cell has."""
+    count = covers[0][0].shape[1]
+    shapes = [(len(rows), len(columns)) for rows, columns in covers]
+    ids = np.zeros(sum(h * w for h, w in shapes), dtype=np.int64)
+    words = []
+    for start in range(0, count, _WORD):
+        part = slice(start, min(start + _WORD, count))
+        bits = 1 << np.arange(part.stop - start)[::-1]  # box 0 counts most
+        # a box covers a cell when it covers its row and its column: one AND per cell, for all boxes at once
+        word = np.concatenate([((rows[:, part] @ bits)[:, None] & (columns[:, part] @ bits)).ravel()
+                               for rows, columns in covers])  # fmt: skip
+        _, ids = np.unique((ids << len(bits)) | word, return_inverse=True)
+        words.append((word, np.arange(len(bits))[::-1]))
+    example = np.zeros(ids.max() + 1, dtype=np.int64)
+    example[ids] = np.arange(len(ids))
+    sets = [(word[example][:, None] >> shifts & 1).astype(bool) for word, shifts in words]
+    membership = np.concatenate(sets, 1) if sets else np.zeros((1, 0), dtype=bool)
+    pieces = np.split(ids, np.cumsum([h * w for h, w in shapes])[:-1])
+    return membership, [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
-def _distinct(rows: Bool[Tensor, "m n"]) -> tuple[Bool[Tensor, "r n"], Int[Tensor, " m"]]:
-    """The distinct rows in lexicographic order, and which one each row is."""
-    if rows.shape[1] == 0:
-        return rows[:1], torch.zeros(len(rows), dtype=torch.long)
-    # rows as whole numbers, most significant bit first: sorting those is faster than sorting rows
-    ids = torch.zeros(len(rows), dtype=torch.long)
-    for part in rows.split(31, dim=1):
-        bits = 2 ** torch.arange(part.shape[1] - 1, -1, -1)
-        # ids of the columns before are small, so the sum of both fits
-        _, ids = torch.unique(ids * 2 ** part.shape[1] + part.long() @ bits, return_inverse=True)
-    membership = rows.new_zeros(int(ids.max()) + 1, rows.shape[1])
-    membership[ids] = rows
-    return membership, ids
-
-
-def _sampled(ids: Int[Tensor, "h w"], grid: tuple[int, int]) -> Int[Tensor, "_h _w"]:
+def _sampled(ids: Any, grid: Grid) -> Any:
     """The upper left cell of those that fall together, as nearest-neighbour resizing picks."""
-    rows, columns = (torch.arange(n) * size // n for n, size in zip(grid, ids.shape, strict=True))
+    rows, columns = (np.arange(n) * size // n for n, size in zip(grid, ids.shape, strict=True))
     return ids[rows][:, columns]
