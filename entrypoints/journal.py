@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from datetime import timedelta
@@ -40,7 +41,7 @@ class Journal:
         self.cfg, self.process, self.network = cfg, process, network
         self.folder = Path(cfg.output_dir)
         self.start = self.images = 0
-        self.seconds = 0.0
+        self.seconds, self.began = 0.0, time.perf_counter()
         self.loss = self.last_loss = float("nan")
         self.window = Throughput(self._peak())
         self._open = ExitStack()
@@ -110,7 +111,9 @@ class Journal:
         if not self.images:
             return f"{self.folder} has its {self.start} steps already; steps=… goes on"
         loss = "" if np.isnan(self.last_loss) else f" · held-out loss {self.last_loss:.4f}"
-        took = f"{timedelta(seconds=round(self.seconds))} ({self.images / self.seconds:.1f} images/s)"
+        took = (
+            f"{timedelta(seconds=round(time.perf_counter() - self.began))} ({self.images / self.seconds:.1f} images/s)"
+        )
         return (
             f"{type(self.network).__name__}: {self.cfg.steps - self.start} steps, {self.images:,} images in {took} · "
             f"loss {self.loss:.4f}{loss} · {self.folder}"

@@ -25,7 +25,10 @@ MOST_NAMES, LEAST_NAMED = 6, 400
 #: Numbers of more regions than this are not moved apart, which takes time with the square of them.
 _MOST_SPREAD = 60
 
-_PAPER, _INK, _GAP = "white", "#1c1c1c", 8
+_PAPER, _INK = "white", "#1c1c1c"
+
+#: Pixels between pictures of a plate, before words, and around a plate.
+_GAP, _INDENT, _MARGIN = 8, 3, 12
 
 
 def picture(image: Image, least: int = 256, most: int = 384) -> PILImage.Image:
@@ -60,7 +63,7 @@ def boxed(image: PILImage.Image, layout: Layout) -> PILImage.Image:
     scene = sv.BoxAnnotator(thickness=thickness, **options).annotate(image.copy(), detections)
     if min(image.size) < 48:  # no room for a number
         return scene
-    size = max(10, round(longer / 56))
+    size = max(11, round(longer / 44))
     written = sv.RichLabelAnnotator(
         text_color=sv.Color.BLACK,
         font_path=_typeface(),
@@ -93,8 +96,8 @@ def plate(
     """
     width = sum(x.width for x in pictures) + _GAP * (len(pictures) - 1)
     width = max(width, text_size * 16)  # room for words below a narrow picture
-    title = _wrapped(caption, text_size, width, 4)
-    columns = _columns(layout, text_size, width, most_regions, lines_per_region)
+    title = _wrapped(caption, text_size, width - 2 * _INDENT, 4)
+    columns = _columns(layout, text_size, width - 2 * _INDENT, most_regions, lines_per_region)
     line = _line_height(text_size)
     above = line if titles else 0
     top = above + max(x.height for x in pictures) + _GAP // 2
@@ -107,9 +110,9 @@ def plate(
         sheet.paste(one, (left, above))
         left += one.width + _GAP
     for i, text in enumerate(title):
-        draw.text((0, top + i * line), text, _INK, _font(text_size))
+        draw.text((_INDENT, top + i * line), text, _INK, _font(text_size))
     for i, column in enumerate(columns):
-        _write(draw, column, i * (width + _GAP) // len(columns), words, text_size)
+        _write(draw, column, _INDENT + i * (width - 2 * _INDENT + _GAP) // len(columns), words, text_size)
     return sheet
 
 
@@ -124,16 +127,16 @@ def contact_sheet(plates: Sequence[PILImage.Image], columns: int | None = None) 
     """
     if not plates:
         raise ValueError("a contact sheet needs at least one plate")
-    width = max(x.width for x in plates) + 2 * _GAP
+    width = max(x.width for x in plates) + 2 * _MARGIN
     if columns is None:
-        area = sum(x.height + 2 * _GAP for x in plates) * width
+        area = sum(x.height + 2 * _MARGIN for x in plates) * width
         columns = max(1, min(len(plates), round((area * 1.3) ** 0.5 / width)))
     rows = [plates[i : i + columns] for i in range(0, len(plates), columns)]
-    heights = [max(x.height for x in row) + 2 * _GAP for row in rows]
+    heights = [max(x.height for x in row) + 2 * _MARGIN for row in rows]
     sheet = PILImage.new("RGB", (width * min(columns, len(plates)), sum(heights)), _PAPER)
     for row, top in zip(rows, np.cumsum([0, *heights[:-1]]), strict=True):
         for i, one in enumerate(row):
-            sheet.paste(one, (i * width + _GAP, int(top) + _GAP))
+            sheet.paste(one, (i * width + _MARGIN, int(top) + _MARGIN))
     return sheet
 
 
