@@ -163,10 +163,11 @@ class RegionalCrossAttention(nn.Module):
         rows, dropped = grounding.rows, grounding.dropped
         if rows is None:
             return hidden_states + self._attend(hidden_states, grounding)
-        result = hidden_states + dropped * self.null_text_feat
+        # layers that learn in float32 on a base in half precision give back what they were given
+        result = hidden_states + (dropped * self.null_text_feat).to(hidden_states.dtype)
         if not len(rows):
             return result
-        return result.index_add(0, rows, self._attend(hidden_states.index_select(0, rows), grounding).to(result.dtype))
+        return result.index_add(0, rows, self._attend(hidden_states.index_select(0, rows), grounding))
 
     def _attend(self, pixels: Float[Tensor, "m l d"], grounding: Grounding) -> Float[Tensor, "m l d"]:
         level = grounding.level(pixels.shape[1])
@@ -175,7 +176,7 @@ class RegionalCrossAttention(nn.Module):
         out = self.attn.to_out[0](found)
         if level.unseen is not None:
             out = torch.where(level.unseen, self.null_text_feat, out)
-        return out.view_as(pixels)
+        return out.view_as(pixels).to(pixels.dtype)
 
     def _keys_values(self, level: Level, grounding: Grounding) -> list[tuple[Tensor, Tensor]]:
         if self.name in grounding.kept:
@@ -216,7 +217,8 @@ class RegionalCrossAndSelfAttention(RegionalCrossAttention):
         heads = (_split(f(pixels), self.heads) for f in (self.self_attn.to_q, self.self_attn.to_k, self.self_attn.to_v))
         found = scaled_dot_product_attention(*heads, attn_mask=level.sees).transpose(1, 2).flatten(2)
         out = self.self_attn.to_out[0](found)
-        return out if level.unseen is None else out.masked_fill(level.unseen.view(*out.shape[:2], 1), 0)
+        out = out if level.unseen is None else out.masked_fill(level.unseen.view(*out.shape[:2], 1), 0)
+        return out.to(pixels.dtype)
 
 
 def grouped_attention(
