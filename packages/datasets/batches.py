@@ -96,10 +96,10 @@ class Batches(IterableDataset[Batch]):
         return self._stream.samples_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.epochs is not None and self._position()[0] >= self.epochs:
+        if self._is_past_the_epochs() and not (self._waiting or self._unread):
             self._stream.set_epoch(0)
         self._read_waiting()
-        while self.epochs is None or self._position()[0] < self.epochs:
+        while not self._is_past_the_epochs():
             (epoch, start), visits = self._position(), 0
             for sample in self._stream:
                 visit = self._visit(sample, epoch)
@@ -144,6 +144,9 @@ class Batches(IterableDataset[Batch]):
             "epochs": self.epochs,
             **self._options,
         }
+
+    def _is_past_the_epochs(self) -> bool:
+        return self.epochs is not None and self._position()[0] >= self.epochs
 
     def _position(self) -> tuple[int, int]:
         state = self._stream.state_dict()

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from PIL import Image as PILImage
+from jaxtyping import Float
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from scenewright.layout import EncodedImage, Frame, Image, Layout, RunLengths, Sample
 
@@ -20,8 +21,8 @@ CROPS = ("center", "random", "none")
 #: Words that are wrong in a mirror.
 _SIDES = re.compile(r"\b(left|right)(most|wards?|handed|hand)?\b", re.IGNORECASE)
 
-#: Pixels beside a crop that bicubic resampling looks at, in pixels of the smaller of both pictures, and one to spare.
-_SUPPORT = 3
+#: Of boxes in single precision, and of shares of them.
+_ROUNDING = 1e-6
 
 _Size = tuple[int, int]
 
@@ -30,8 +31,8 @@ _Size = tuple[int, int]
 class Framing:
     """Brings samples to the size that a model is trained at; boxes, masks, scores and words stay true.
 
-    A picture is resized so that it covers the target, without distortion, and what sticks out is cropped.
-    Everything random comes from the seed.
+    The largest crop of the target's shape, or a smaller one of it, is resized to the target, antialiased. It is cut
+    on whole pixels, so its shape is right to a pixel of the picture. Everything random comes from the seed.
 
     Args:
         height: of the images that come out, in pixels.
@@ -127,9 +128,8 @@ class Framing:
         view = self._view((height, width), draws)
         mirrored = draws[3] < self.flip and (self.flip_sided or not _says_side(sample))
         layout = self._see(sample.layout, view, mirrored)
-        corner = (view.corner[0], view.resized[1] - view.target[1] - view.corner[1] if mirrored else view.corner[1])
-        frame = Frame((height, width), corner)
-        if view.whole and view.target == view.size and not mirrored:
+        frame = Frame((height, width), view.corner_when(mirrored))
+        if view.same and not mirrored:
             return (sample if layout is sample.layout else replace(sample, layout=layout)), frame
         image = _show(sample.image, view)
         source = EncodedImage.from_image(image.flip(-1) if mirrored else image, sample.key)
@@ -139,15 +139,15 @@ class Framing:
         """Where the crop lies."""
         target = self.size_for(*size)
         if self.crop == "none":
-            return _View(size, target, target, (0, 0))
-        factor = max(target[0] / size[0], target[1] / size[1])
+            return _View(size, 0, 0, *size, target)
+        factor = min(size[0] / target[0], size[1] / target[1])
         if self.scale is not None:
-            factor /= math.sqrt(self.scale[0] + (self.scale[1] - self.scale[0]) * draws[0])
-        resized = (max(target[0], round(size[0] * factor)), max(target[1], round(size[1] * factor)))
-        room = (resized[0] - target[0], resized[1] - target[1])
+            factor *= math.sqrt(self.scale[0] + (self.scale[1] - self.scale[0]) * draws[0])
+        height, width = (min(max(round(side * factor), 1), limit) for side, limit in zip(target, size, strict=True))
+        above, beside = size[0] - height, size[1] - width
         if self.crop == "center":
-            return _View(size, resized, target, (room[0] // 2, room[1] // 2))
-        return _View(size, resized, target, (int(draws[1] * (room[0] + 1)), int(draws[2] * (room[1] + 1))))
+            return _View(size, above // 2, beside // 2, height, width, target)
+        return _View(size, int(draws[1] * (above + 1)), int(draws[2] * (beside + 1)), height, width, target)
 
     def _see(self, layout: Layout, view: _View, mirrored: bool) -> Layout:
         """What of a layout is in the crop; the layout itself where nothing changes."""
@@ -156,8 +156,8 @@ class Framing:
         if not view.whole:
             boxes, shares = _clip(layout.boxes, view)
             layout = replace(layout, boxes=boxes)
-            if not bool((keep := (shares > 0) & (shares >= self.min_visibility)).all()):
-                layout = layout.keep(keep)
+            keep = shares > max(self.min_visibility - _ROUNDING, _ROUNDING)
+            layout = layout if bool(keep.all()) else layout.keep(keep)
         if self.max_objects is not None and len(layout) > self.max_objects:
             sides = layout.boxes[:, 2:] - layout.boxes[:, :2]
             largest = sides.prod(dim=1).argsort(descending=True, stable=True)[: self.max_objects]
@@ -165,40 +165,45 @@ class Framing:
         if mirrored:
             x_min, y_min, x_max, y_max = layout.boxes.unbind(1)
             layout = replace(layout, boxes=torch.stack([1 - x_max, y_min, 1 - x_min, y_max], dim=1))
-        if layout.masks and (mirrored or not view.whole or view.target != view.size):
+        if layout.masks and (mirrored or not view.same):
             layout = replace(layout, masks=[_move(mask, view, mirrored) for mask in layout.masks])
         return layout
 
 
 @dataclass(frozen=True)
 class _View:
-    """A crop.
+    """A crop, on whole pixels of the picture so that boxes are exact.
 
     Attributes:
-        size: of the picture.
-        resized: the size it is resized to.
-        target: the size of the crop.
-        corner: top and left of the crop in the resized picture.
+        size: height and width of the picture.
+        top: first row of the crop.
+        left: first column.
+        height: rows of the crop.
+        width: columns.
+        target: height and width that the crop is resized to.
     """
 
     size: _Size
-    resized: _Size
+    top: int
+    left: int
+    height: int
+    width: int
     target: _Size
-    corner: _Size
 
     @property
     def whole(self) -> bool:
         """Whether all of the picture is seen."""
-        return self.resized == self.target
+        return (self.height, self.width) == self.size
 
     @property
-    def box(self) -> tuple[float, float, float, float]:
-        """x_min, y_min, x_max and y_max of the crop, in pixels of the picture."""
-        (height, width), (top, left) = self.size, self.corner
-        rows, columns = height / self.resized[0], width / self.resized[1]
-        # rounding must not lead out of the picture
-        right, bottom = (left + self.target[1]) * columns, (top + self.target[0]) * rows
-        return left * columns, top * rows, min(right, width), min(bottom, height)
+    def same(self) -> bool:
+        """Whether nothing changes."""
+        return self.whole and self.target == self.size
+
+    def corner_when(self, mirrored: bool) -> _Size:
+        """Top and left of the crop in the picture after resizing and mirroring."""
+        left = self.size[1] - self.width - self.left if mirrored else self.left
+        return round(self.top * self.target[0] / self.height), round(left * self.target[1] / self.width)
 
 
 def _says_side(sample: Sample) -> bool:
@@ -211,43 +216,34 @@ def _clip(boxes: Float[Tensor, "n 4"], view: _View) -> tuple[Float[Tensor, "n 4"
 
     A box without extent along an axis counts as all in the crop along it if it lies in it.
     """
-    (height, width), (top, left) = view.target, view.corner
-    moved = boxes.double() * boxes.new_tensor([view.resized[1], view.resized[0]] * 2, dtype=torch.float64)
-    moved = (moved - moved.new_tensor([left, top] * 2)) / moved.new_tensor([width, height] * 2)
+    start = torch.tensor([view.left, view.top] * 2, dtype=torch.float64)
+    extent = torch.tensor([view.width, view.height] * 2, dtype=torch.float64)
+    moved = (boxes.double() * torch.tensor(view.size[::-1] * 2, dtype=torch.float64) - start) / extent
     clipped = moved.clamp(0, 1)
-    extent, seen = moved[:, 2:] - moved[:, :2], clipped[:, 2:] - clipped[:, :2]
+    sides, seen = moved[:, 2:] - moved[:, :2], clipped[:, 2:] - clipped[:, :2]
     inside = (moved[:, :2] == clipped[:, :2]).double()
-    shares = torch.where(extent > 0, seen / extent.clamp_min(1e-12), inside).prod(dim=1)
+    shares = torch.where(sides > 0, seen / sides.clamp_min(1e-12), inside).prod(dim=1)
     return clipped.to(boxes.dtype), shares.to(boxes.dtype)
 
 
 def _show(image: Image, view: _View) -> Image:
     """The crop of an image, antialiased."""
-    if view.resized == view.size:
-        (top, left), (height, width) = view.corner, view.target
-        return image[:, top : top + height, left : left + width].contiguous()
-    x_min, y_min, x_max, y_max = view.box
-    # only what the crop depends on is brought into Pillow's order of channels
-    reach = _SUPPORT * max(1.0, (x_max - x_min) / view.target[1], (y_max - y_min) / view.target[0])
-    left, top = max(0, math.floor(x_min - reach)), max(0, math.floor(y_min - reach))
-    near = image[:, top : math.ceil(y_max + reach), left : math.ceil(x_max + reach)]
-    picture = PILImage.fromarray(np.ascontiguousarray(near.permute(1, 2, 0).numpy()))
-    box = (x_min - left, y_min - top, x_max - left, y_max - top)
-    crop = picture.resize((view.target[1], view.target[0]), PILImage.Resampling.BICUBIC, box=box)
-    return torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous()
+    crop = image[:, view.top : view.top + view.height, view.left : view.left + view.width]
+    if (view.height, view.width) == view.target:
+        return crop.clone()  # else a sample that waits for its batch keeps all of its picture
+    return resize(crop, list(view.target), InterpolationMode.BICUBIC, antialias=True)
 
 
 def _move(mask: RunLengths, view: _View, mirrored: bool) -> RunLengths:
     """The crop of a mask: of each pixel, what lies at its middle."""
-    plane: Bool[Tensor, "_h _w"] = mask.decode()
     if mask.size != view.size:
-        raise ValueError(f"masks must be of the size of the image {view.size}, got {mask.size}")
-    rows, columns = (_middles(view, axis) for axis in (0, 1))
-    crop = plane[rows][:, columns.flip(0) if mirrored else columns]
+        raise ValueError(f"masks must have the size of the image {view.size}, got {mask.size}")
+    rows = view.top + _middles(view.height, view.target[0])
+    columns = view.left + _middles(view.width, view.target[1])
+    crop = mask.decode()[rows][:, columns.flip(0) if mirrored else columns]
     return RunLengths.encode(crop[None])[0]
 
 
-def _middles(view: _View, axis: int) -> Tensor:
-    """Which row or column of the picture each one of the crop shows."""
-    places = torch.arange(view.target[axis], dtype=torch.float64) + view.corner[axis] + 0.5
-    return (places * (view.size[axis] / view.resized[axis])).long().clamp(max=view.size[axis] - 1)
+def _middles(count: int, target: int) -> Tensor:
+    """Which of ``count`` pixels lies at the middle of each of ``target``."""
+    return ((torch.arange(target, dtype=torch.float64) + 0.5) * (count / target)).long().clamp(max=count - 1)
