@@ -196,6 +196,7 @@ def train(
     with torch.random.fork_rng(devices=[]):  # a loader draws a seed for its workers, once more after a resume
         stream = iter(batches)
     number, skipped = start, 0
+    accelerator.step = 0  # of a micro-batch within its step
     optimizer.zero_grad()
     while True:
         began = time.perf_counter()
@@ -264,7 +265,8 @@ def _warn_or_stop(number: int, loss: float, norm: float, skipped: int, limit: in
     if skipped < limit:
         logger.warning("%s (%d in a row)", what, skipped)
         return
+    shown = ", ".join(keys[:16]) + (", …" if len(keys) > 16 else "")
     raise Diverged(
-        f"{what}; that was the {skipped}th in a row. The last batch held {', '.join(keys)}. Lower the learning rate, "
+        f"{what}; {skipped} steps in a row were. The last batch held {shown}. Lower the learning rate, "
         "train in bf16 or fp32 instead of fp16, or look at these samples"
     )

@@ -1,5 +1,6 @@
 """Runs work in processes that are forked, because importing torch for each would take minutes."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,9 @@ import torch
 _CONTEXT = multiprocessing.get_context("fork")
 
 
-def forked(work: Callable[[], Iterator[Any]], processes: int = 1, kill_at: int | None = None) -> list[list[Any]]:
+def forked(
+    work: Callable[[], Iterator[dict[str, Any]]], processes: int = 1, kill_at: int | None = None
+) -> list[list[Any]]:
     """What each process yields.
 
     Args:
@@ -24,6 +27,11 @@ def forked(work: Callable[[], Iterator[Any]], processes: int = 1, kill_at: int |
     Raises:
         AssertionError: a process failed; has its traceback.
     """
+    with warnings.catch_warnings(), contextlib.suppress(ImportError):
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed  # noqa: F401  Accelerate does, in every process
+
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -41,14 +49,11 @@ def forked(work: Callable[[], Iterator[Any]], processes: int = 1, kill_at: int |
     results = [list(_received(end, kill_at if rank == 0 else None, children)) for rank, end in enumerate(ends)]
     for child in children:
         child.join()
-    faults = [x for items in results for x in items if isinstance(x, _Failure)]
-    assert not faults, "\n".join(fault.text for fault in faults)
+    faults = [item["traceback"] for items in results for item in items if "traceback" in item]
+    assert not faults, "\n".join(faults)
+    codes = [child.exitcode for child in children]
+    assert kill_at is not None or not any(codes), f"exit codes {codes}"
     return results
-
-
-class _Failure:
-    def __init__(self, text: str) -> None:
-        self.text = text
 
 
 def _received(end: Any, kill_at: int | None, children: list[Any]) -> Iterator[Any]:
@@ -77,7 +82,7 @@ def _work(work: Callable[[], Iterator[Any]], end: Any, environment: dict[str, st
         for item in work():
             end.send(item)
     except BaseException:
-        end.send(_Failure(traceback.format_exc()))
+        end.send({"traceback": traceback.format_exc()})
         code = 1
     end.close()
     os._exit(code)  # pytest's own exit handlers are not for children

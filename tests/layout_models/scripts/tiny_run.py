@@ -5,7 +5,6 @@ As a script it prints one JSON object per step; ``run`` gives the same as a list
 
 import argparse
 import json
-import random
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -112,7 +111,6 @@ def run(
     """
     accelerator = _accelerator(accumulate, zero)
     torch.manual_seed(0)
-    random.seed(0)
     np.random.seed(0)
     model = model or TinyModel(noisy)
     size = images // (accelerator.num_processes * accumulate)
