@@ -7,7 +7,7 @@ RUN     = $(VENV)/bin/python
 help:            ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */:/' | awk -F: '{printf "  make %-9s %s\n", $$1, $$2}'
 
-demo: install    ## annotate real photographs and drawn scenes, and make a report to open in a browser
+demo: install    ## annotate photographs and drawn scenes, train a tiny layout model for a minute, draw with a trained one
 	@echo "== collecting photographs that scikit-image and scikit-learn bring along"
 	$(RUN) entrypoints/demo_photos.py demo/photos
 	@echo "== annotating them, and drawn scenes, without any weights"
@@ -15,7 +15,13 @@ demo: install    ## annotate real photographs and drawn scenes, and make a repor
 	$(RUN) entrypoints/annotate.py experiment=demo output_dir=demo/shards
 	@echo "== writing the report"
 	$(RUN) entrypoints/report.py shards=demo/shards output=demo/report.html title='scenewright demo'
+	@echo "== training the tiny layout model on drawn scenes, for about a minute (the weights that come along had an hour)"
+	$(RUN) entrypoints/train.py experiment=embedded steps=60 validation.count=16 checkpoint_every=60 output_dir=demo/training
+	@echo "== drawing with the weights that come along: held-out scenes, and layouts written by hand"
+	$(RUN) entrypoints/generate.py experiment=embedded limit=12 output_dir=demo/scenes
+	$(RUN) entrypoints/generate.py layout_model=tiny layouts=docs/layouts.json images_per_layout=2 output_dir=demo/layouts
 	@echo "== open $(CURDIR)/demo/report.html"
+	@echo "== look at $(CURDIR)/demo/scenes/contact_sheet.png, demo/layouts/contact_sheet.png and demo/training/validation"
 
 test: install    ## run the tests (offline, two processes)
 	$(RUN) -m pytest -q -n 2 --dist worksteal
