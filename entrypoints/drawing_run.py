@@ -234,7 +234,8 @@ def large(wanted: Wanted, image: Image) -> PILImage.Image:
     layout = wanted.sample.layout
     shown = boxed(picture(image, least=512, most=2048), layout)
     lines = 4 if len(layout) <= 40 else 2
-    return plate([shown], layout, wanted.sample.caption, text_size=14, lines_per_region=lines)
+    caption = wanted.sample.caption
+    return plate([shown], layout, caption, text_size=14, lines_per_region=lines, lines_of_caption=30)
 
 
 def small(wanted: Wanted) -> PILImage.Image:

@@ -197,7 +197,7 @@ class _Entry:
         fine = isinstance(value, list) and len(value) == 4
         if not fine or not all(type(x) in (int, float) and math.isfinite(x) for x in value):
             raise self._error(name, "four finite numbers", value)
-        return value
+        return [float(x) for x in value]
 
     def _text(self, name: str, value: Any) -> str:
         if not isinstance(value, str):

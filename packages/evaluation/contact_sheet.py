@@ -59,18 +59,19 @@ def boxed(image: PILImage.Image, layout: Layout) -> PILImage.Image:
     corners = layout.pixel_boxes(height, width).detach().cpu().numpy().astype(np.float32)
     detections = sv.Detections(xyxy=np.nan_to_num(corners).clip(0, limits), class_id=np.arange(len(layout)))
     options = {"color": sv.ColorPalette.from_hex(list(COLOURS)), "color_lookup": sv.ColorLookup.INDEX}
-    thickness = 1 if len(layout) > _MOST_SPREAD else max(1, round(longer / 320))
+    crowded = len(layout) > _MOST_SPREAD
+    thickness = 1 if crowded else max(1, round(longer / 320))
     scene = sv.BoxAnnotator(thickness=thickness, **options).annotate(image.copy(), detections)
     if min(image.size) < 48:  # no room for a number
         return scene
-    size = max(11, round(longer / 44))
+    size = max(11, round(longer / (80 if crowded else 44)))
     written = sv.RichLabelAnnotator(
         text_color=sv.Color.BLACK,
         font_path=_typeface(),
         font_size=size,
         text_padding=max(1, size // 6),
         border_radius=max(1, size // 6),
-        smart_position=len(layout) <= _MOST_SPREAD,
+        smart_position=not crowded,
         **options,
     )
     return written.annotate(scene, detections, labels=_names(layout, width))
@@ -85,6 +86,7 @@ def plate(
     text_size: int = 12,
     most_regions: int | None = None,
     lines_per_region: int = 2,
+    lines_of_caption: int = 4,
 ) -> PILImage.Image:
     """Pictures side by side, with the caption and the list of regions below.
 
@@ -93,10 +95,11 @@ def plate(
         text_size: of the letters, in pixels.
         most_regions: a longer list ends with how many more there are.
         lines_per_region: what does not fit into them is cut.
+        lines_of_caption: the same for the caption.
     """
     width = sum(x.width for x in pictures) + _GAP * (len(pictures) - 1)
     width = max(width, text_size * 16)  # room for words below a narrow picture
-    title = _wrapped(caption, text_size, width - 2 * _INDENT, 4)
+    title = _wrapped(caption, text_size, width - 2 * _INDENT, lines_of_caption)
     columns = _columns(layout, text_size, width - 2 * _INDENT, most_regions, lines_per_region)
     line = _line_height(text_size)
     above = line if titles else 0
@@ -204,7 +207,7 @@ def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
     """Lines that fit ``width`` pixels, words whole where they fit; the last of ``most`` is cut."""
     font = _font(size)
     lines: list[str] = []
-    rest = " ".join(text.split())
+    rest = " ".join(text.split())[: most * (4 * width // size + 8)]  # no letter is narrower than a quarter of its height
     while rest:
         if len(lines) == most - 1 or font.getlength(rest) <= width:
             lines.append(_fitting(rest, font, width))
