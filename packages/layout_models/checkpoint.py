@@ -99,10 +99,15 @@ def save(run: Run, output_dir: str | Path, step: int, *, keep: int | None = 3) -
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    _write(run, partial)
-    accelerator.wait_for_everyone()
+    try:
+        _write(run, partial)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _finish(partial, final, {"step": step, **run.facts, "settings": dict(run.settings)})
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk is no place for half a checkpoint
+        raise
     if accelerator.is_main_process:
-        _finish(partial, final, {"step": step, **run.facts, "settings": dict(run.settings)})
         prune(output_dir, keep)
     accelerator.wait_for_everyone()
     return final
