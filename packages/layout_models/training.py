@@ -153,12 +153,20 @@ def _reach_all(network: Module, stage: int) -> None:
         from deepspeed.runtime.zero.partition_parameters import register_external_parameter
 
         # its EMAModel needs it, but imports it only where ZeRO-3 is on before diffusers is imported
-        vars(diffusers.training_utils)["deepspeed"] = deepspeed
+        lacking: Any = diffusers.training_utils
+        lacking.deepspeed = deepspeed
         for parameter in parameters:  # whole from the beginning of the forward to the end of the backward
             register_external_parameter(network, parameter)
-    zeros: list[Tensor] = []
-    network.register_forward_pre_hook(lambda *_: zeros.append(_Reach.apply(*parameters)))  # type: ignore[arg-type]
-    network.register_forward_hook(lambda _, __, loss: loss + zeros.pop().to(loss.dtype))
+    zeros: list[Any] = []
+
+    def before(*_: Any) -> None:
+        zeros[:] = [_Reach.apply(*parameters)]
+
+    def behind(_: Any, __: Any, loss: Any) -> Any:
+        return loss + zeros.pop().to(loss.dtype)
+
+    network.register_forward_pre_hook(before)
+    network.register_forward_hook(behind)
 
 
 def train(
@@ -217,7 +225,7 @@ def train(
                 ema.step(full_weights(weights, accelerator).values())
         elif accelerator.scaler is not None:
             accelerator.scaler.update()  # lowers its scale
-        optimizer.zero_grad()
+        optimizer.zero_grad()  # of a step that was skipped, too
         number, skipped = number + 1, 0 if finite else skipped + 1
         if skipped:
             _warn_or_stop(number, loss, grad_norm, skipped, max_skipped, keys)

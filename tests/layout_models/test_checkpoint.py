@@ -73,8 +73,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, workers):
-    """SIGKILL before the first checkpoint, behind one, and between two; data go through three epochs."""
-    going = partial(tiny.run, steps=12, every=3, noisy=True, workers=workers, images=8)
+    """SIGKILL before the first checkpoint, behind one, and between two; data go through epochs."""
+    going = partial(tiny.run, steps=12, every=3, noisy=True, workers=workers, images=4)
     (whole,) = forking.forked(partial(going, tmp_path / "whole"))
     seen: dict[int, dict[str, Any]] = {}
     for kill_at in (2, 4, 3, None):
@@ -92,6 +92,7 @@ def test_a_writer_that_is_killed_leaves_the_last_checkpoint(tmp_path):
     """SIGKILL at each of the changes that writing a checkpoint makes to the disk."""
     expected = run(tmp_path / "whole", 4)
     run(tmp_path / "base", 2)
+    kill_at = 0
     for kill_at in range(12):
         folder = Path(shutil.copytree(tmp_path / "base", tmp_path / f"killed-{kill_at}"))
 

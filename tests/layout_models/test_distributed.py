@@ -13,8 +13,8 @@ import torch
 from scenewright.layout_models.checkpoint import newest, read_weights
 
 #: Sums in another order; learning rate 0.3 and a gradient that is clipped to a sixth make steps of 1e-2.
-TOLERANCE = {"rtol": 0.0, "atol": 1e-6}
-SETTINGS = {"optimizer": "SGD", "learning_rate": 0.3, "max_grad_norm": 0.2}
+TOLERANCE: dict[str, Any] = {"rtol": 0.0, "atol": 1e-6}
+SETTINGS: dict[str, Any] = {"optimizer": "SGD", "learning_rate": 0.3, "max_grad_norm": 0.2}
 
 
 def script(name: str) -> Any:
@@ -58,7 +58,7 @@ def test_two_processes_train_to_what_one_does(tmp_path, alone, accumulate):
 
 
 def test_two_processes_resume_exactly_with_the_real_loader(tmp_path):
-    options = {"noisy": True, "workers": 0, "optimizer": "AdamW", "processes": 2}
+    options: dict[str, Any] = {"noisy": True, "workers": 0, "optimizer": "AdamW", "processes": 2}
     whole = run(tmp_path / "whole", **options)
     run(tmp_path / "halves", 3, **options)
     halves = run(tmp_path / "halves", 6, **options)

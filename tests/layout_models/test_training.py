@@ -173,6 +173,38 @@ def test_a_loss_that_is_infinite_beside_a_finite_gradient_is_skipped_too():
     torch.testing.assert_close(training.state, before, rtol=0, atol=0)
 
 
+def test_half_precision_that_overflows_lowers_its_scale_and_changes_nothing_until_it_fits(monkeypatch):
+    """Accelerate has fp16 on GPUs only; its scaler and torch's autocast work on a CPU too."""
+    original = tiny.TinyModel
+
+    def model() -> Any:
+        accelerator = AcceleratorState()
+        accelerator._mixed_precision = "fp16"
+        return original()
+
+    monkeypatch.setattr(tiny, "TinyModel", model)
+    made = Accelerator.__init__
+
+    def with_scaler(self: Any, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **options)
+        self.scaler, self.native_amp = torch.amp.GradScaler("cpu", init_scale=2.0**24), True
+
+    monkeypatch.setattr(Accelerator, "__init__", with_scaler)
+    training = Training(accumulate=2)
+    scaler: Any = training.accelerator.scaler
+    before, scales, skipped, step = training.state, [], [], None
+    for _ in range(16):
+        (step,) = training.steps(1)
+        scales.append(scaler.get_scale())
+        skipped.append(step.skipped)
+        if not step.skipped:
+            break
+        torch.testing.assert_close(training.state, before, rtol=0, atol=0)
+    assert skipped[0] and not skipped[-1]
+    assert scales[:-1] == [2.0 ** (23 - i) for i in range(len(scales) - 1)] and scales[-1] == scales[-2]
+    assert step and 0.01 < step.grad_norm < 10  # of the gradient itself, not of the scaled one
+
+
 def test_too_many_bad_steps_in_a_row_end_the_training_and_name_the_samples():
     training = Training(images=2, bad=(0, 1, 3, 4, 5), max_skipped=3)
     going = train(
@@ -195,8 +227,8 @@ def test_the_model_is_trained_in_training_mode_whatever_happened_between_steps()
 
 def test_the_device_is_waited_for_as_often_with_many_micro_batches_as_with_one(monkeypatch):
     class Quiet(torch.nn.Linear):
-        def forward(self, batch: Batch) -> torch.Tensor:
-            return super().forward(batch.images.flatten(1).float()).square().mean()
+        def forward(self, input: Batch) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(input.images.flatten(1).float()).square().mean()
 
     counts = []
     for name in ("item", "tolist", "__bool__", "__float__", "numpy"):
@@ -244,7 +276,7 @@ def test_accelerate_understands_how_to_launch(path):
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    config = load_config_from_file(str(path))
+    config: Any = load_config_from_file(str(path))
     assert path.read_text().startswith("# ")
     options = launch_command_parser().parse_args(["--config_file", str(path), "train.py"])
     options, _, _ = _validate_launch_command(options)

@@ -114,7 +114,7 @@ def run(
     where = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     batches: Any = Drawn(images, parts=accumulate, bad=bad, **where)
     if workers is not None:
-        shapes = Shapes(length=30, height=32, width=32, difficulty="easy")
+        shapes = Shapes(length=14, height=32, width=32, difficulty="easy", objects=[1, 2])
         batches = loader(
             Batches(shapes, Framing(height=16, width=16, flip=0.5), size, block=4, window=2, **where), workers
         )
