@@ -92,6 +92,7 @@ class Journal:
         """Report on a validation, with a picture of what was drawn."""
         if not self.process.is_main_process:
             return
+        self.last_loss = found.loss
         path = self.folder / "validation" / f"step-{number:08d}.png"
         images = sum(map(len, held_out))
         drawn = f" · {path}" if found.images else ""

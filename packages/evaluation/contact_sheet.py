@@ -207,7 +207,8 @@ def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
     """Lines that fit ``width`` pixels, words whole where they fit; the last of ``most`` is cut."""
     font = _font(size)
     lines: list[str] = []
-    rest = " ".join(text.split())[: most * (4 * width // size + 8)]  # no letter is narrower than a quarter of its height
+    most_letters = most * (4 * width // size + 8)  # few are narrower than a quarter of their height
+    rest = " ".join(text.split())[:most_letters]
     while rest:
         if len(lines) == most - 1 or font.getlength(rest) <= width:
             lines.append(_fitting(rest, font, width))

@@ -1,15 +1,15 @@
-"""The smallest model that learns and draws: one colour for the boxes, one for what is around them."""
+"""The smallest model that learns and draws, and the quickest dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from scenewright.layout import Batch, Images, Layout
+from scenewright.layout import Batch, Images, Layout, Sample
 
 
 class Painter(nn.Module):
-    """Paints; its loss and its images have a grain that an image's seed alone decides.
+    """Paints one colour in the boxes and one around them, with a grain that an image's seed alone decides.
 
     Args:
         grain: how strong it is, in [0, 1].
@@ -46,3 +46,34 @@ class Painter(nn.Module):
         planes, grain = planes.to(self.inside), self.grain * (torch.stack(draws) - 0.5)
         painted = planes * self.inside[:, None, None] + (1 - planes) * self.around[:, None, None]
         return painted + grain.to(painted)
+
+
+class Squares:
+    """Scenes that take no time: one square each, of one colour on another.
+
+    Args:
+        length: how many there are.
+        side: of the images, in pixels.
+        seed: another one has other squares.
+    """
+
+    def __init__(self, length: int = 60, side: int = 16, seed: int = 0) -> None:
+        self.length, self.side, self.seed = length, side, seed
+
+    @property
+    def fingerprint(self) -> str:
+        return f"squares {self.length} {self.side} {self.seed}"
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.read(0, self.length)
+
+    def read(self, start: int, stop: int) -> Iterator[Sample]:
+        for i in range(start, stop):
+            x, y, *shades = torch.randint(1, 9, (4,), generator=torch.Generator().manual_seed(100 * self.seed + i))
+            image = torch.full((3, self.side, self.side), int(shades[0]) * 10, dtype=torch.uint8)
+            image[0, y : y + 6, x : x + 6] = 255 - int(shades[1])
+            boxes = torch.tensor([[x, y, x + 6, y + 6]]) / self.side
+            yield Sample.from_image(f"square-{i}", image, caption="a square", layout=Layout(boxes, ["square"]))

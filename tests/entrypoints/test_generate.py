@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -46,12 +45,10 @@ def layouts(tmp_path) -> Path:
 def run(config, capsys, tmp_path, layouts) -> Callable[..., tuple[str, str]]:
     """``run(*overrides)`` is the command in this process; it returns what was printed."""
 
-    def drawn(*overrides: str, **model: Any) -> tuple[str, str]:
-        cfg = config(
-            "generate", "layout_model=tiny", f"layouts={layouts}", f"output_dir={tmp_path / 'out'}", *overrides
-        )
-        cfg.layout_model = {"_target_": "painter.Painter", **model}
-        drawing = DrawingRun(cfg)
+    def drawn(*overrides: str) -> tuple[str, str]:
+        search = f"hydra.searchpath=[file://{HERE / 'conf'}]"
+        known = (search, "layout_model=painter", f"layouts={layouts}", f"output_dir={tmp_path / 'out'}")
+        drawing = DrawingRun(config("generate", *known, *overrides))
         drawing.draw()
         drawing.conclude()
         return capsys.readouterr()
@@ -114,7 +111,7 @@ def test_nothing_is_built_where_nothing_is_missing(run):
     run("height=32", "width=32")
     run("height=32", "width=32", "contact_sheet=0")
     with pytest.raises(Exception, match="unexpected keyword argument"):
-        run("height=32", "width=32", "overwrite=true", wrong=1)
+        run("height=32", "width=32", "overwrite=true", "+layout_model.wrong=1")
 
 
 def test_other_settings_are_refused_unless_all_is_drawn_anew(run, tmp_path):
@@ -132,14 +129,14 @@ def test_other_settings_are_refused_unless_all_is_drawn_anew(run, tmp_path):
 def test_sizes_are_as_asked_else_the_canvas_else_the_models(run, tmp_path):
     run("height=24", "width=80")
     assert {size(tmp_path / "out" / f"{x}-0.png") for x in ("park", "demo-1")} == {(80, 24)}
-    run("dataset=shapes", "dataset.height=64", "dataset.width=64", "limit=2", f"output_dir={tmp_path / 'shapes'}")
-    assert {size(x) for x in (tmp_path / "shapes").glob("*-0.png")} == {(48, 32)}
+    run("dataset=squares", "limit=2", f"output_dir={tmp_path / 'squares'}")
+    assert {size(x) for x in (tmp_path / "squares").glob("*-0.png")} == {(48, 32)}
 
 
 def test_a_model_draws_with_the_weights_of_a_checkpoint(run, tmp_path):
-    run("limit=1", grain=0.0)
+    run("limit=1", "layout_model.grain=0")
     save_file({"inside": torch.tensor([1.0, 0, 0]), "around": torch.tensor([0, 0, 1.0])}, tmp_path / "w.safetensors")
-    run("limit=1", f"checkpoint={tmp_path / 'w.safetensors'}", f"output_dir={tmp_path / 'red'}", grain=0.0)
+    run("limit=1", f"checkpoint={tmp_path / 'w.safetensors'}", f"output_dir={tmp_path / 'red'}", "layout_model.grain=0")
     with PILImage.open(tmp_path / "red" / "park-0.png") as image:
         assert image.getpixel((20, 20)) == (255, 0, 0) and image.getpixel((1, 1)) == (0, 0, 255)
     with PILImage.open(tmp_path / "out" / "park-0.png") as image:
@@ -188,12 +185,10 @@ def test_weights_of_another_model_are_refused_with_what_differs(run, tmp_path):
 
 def test_two_processes_draw_what_one_does(run, tmp_path, layouts):
     run("images_per_layout=2")
-    (tmp_path / "conf" / "layout_model").mkdir(parents=True)
-    (tmp_path / "conf" / "layout_model" / "painter.yaml").write_text("_target_: painter.Painter\n")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-            *("entrypoints/generate.py", "--config-dir", str(tmp_path / "conf"), "layout_model=painter"),
+            *("entrypoints/generate.py", "--config-dir", str(HERE / "conf"), "layout_model=painter"),
             *(f"layouts={layouts}", f"output_dir={tmp_path / 'two'}", "images_per_layout=2"),
         ],
         cwd=ROOT,
@@ -209,15 +204,13 @@ def test_two_processes_draw_what_one_does(run, tmp_path, layouts):
 
 def test_what_a_user_got_wrong_is_said_in_one_line(tmp_path, layouts):
     layouts.write_text(json.dumps({"boxes": [[0, 0, 1, 1]], "labels": []}))
-    (tmp_path / "conf" / "layout_model").mkdir(parents=True)
-    (tmp_path / "conf" / "layout_model" / "painter.yaml").write_text("_target_: painter.Painter\n")
     done = subprocess.run(
         [
             *(
                 sys.executable,
                 "entrypoints/generate.py",
                 "--config-dir",
-                str(tmp_path / "conf"),
+                str(HERE / "conf"),
                 "layout_model=painter",
             ),
             *(f"layouts={layouts}", f"output_dir={tmp_path / 'out'}"),
