@@ -89,7 +89,7 @@ class Checkpoint:
         """``kind.from_pretrained`` of it: from this machine if it is here, else from the hub.
 
         Args:
-            kind: a class of transformers: a network, an Auto class or a processor.
+            kind: a class of transformers or diffusers: a network, an Auto class or a processor.
             options: passed on.
 
         Raises:
@@ -252,8 +252,8 @@ def _how_to_bring(checkpoints: Sequence[Checkpoint]) -> str:
     )
     return (
         f"On a machine with a network run `{commands}`, then either copy the folder that it prints to this machine "
-        "and set the plugin's checkpoint to it (annotator.detector.checkpoint=/that/folder), or copy its models--* "
-        "folders into "
+        "and set the plugin's checkpoint to it (annotator.detector.checkpoint=/that/folder, "
+        "layout_model.base=/that/folder), or copy its models--* folders into "
         f"{constants.HF_HUB_CACHE}"
     )
 
@@ -347,10 +347,16 @@ def _from_pretrained(kind: Any, source: str, revision: str, **options: Any) -> A
     from transformers.utils import logging as transformers_logging
 
     options = {"revision": revision, "trust_remote_code": False, **options}
+    libraries = [transformers_logging]
+    if kind.__module__.startswith("diffusers."):
+        from diffusers.utils import logging as diffusers_logging
+
+        libraries.append(diffusers_logging)
+    verbosities = [library.get_verbosity() for library in libraries]
     disable_progress_bars()  # here, there is nothing to fetch
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what is missing is refused anyway; what is too much is none's concern
+    for library in libraries:
+        library.disable_progress_bar()
+        library.set_verbosity_error()  # what is missing is refused anyway; what is too much is none's concern
     try:
         return kind.from_pretrained(source, local_files_only=True, **options)
     except OSError:
@@ -358,8 +364,9 @@ def _from_pretrained(kind: Any, source: str, revision: str, **options: Any) -> A
             raise
     finally:
         enable_progress_bars()
-        transformers_logging.enable_progress_bar()
-        transformers_logging.set_verbosity(verbosity)
+        for library, verbosity in zip(libraries, verbosities, strict=True):
+            library.enable_progress_bar()
+            library.set_verbosity(verbosity)
     return kind.from_pretrained(source, **options)
 
 

@@ -140,6 +140,24 @@ def test_a_path_that_holds_nothing_says_so(name, message, tmp_path, monkeypatch)
         Checkpoint(name).check()
 
 
+def test_a_network_of_diffusers_in_a_folder_of_a_folder_is_loaded_and_its_surplus_passed_over(tmp_path, caplog):
+    from diffusers import UNet2DModel
+    from safetensors.torch import load_file
+
+    sizes = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    UNet2DModel(**sizes, norm_num_groups=4).save_pretrained(tmp_path / "unet")
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "surplus": torch.zeros(3)}, file)
+    checkpoint = Checkpoint(str(tmp_path), files=("unet/config.json",))
+    network = checkpoint.load(UNet2DModel, subfolder="unet", dtype=torch.bfloat16)
+    assert network.dtype == torch.bfloat16 and not caplog.text
+    first, second, *_ = weights
+    save_file({name: x for name, x in weights.items() if name not in (first, second)}, file)
+    with pytest.raises(CheckpointError, match="2 of .* tensors of UNet2DModel are not in"):
+        checkpoint.load(UNet2DModel, subfolder="unet")
+
+
 def test_a_folder_of_another_kind_is_refused_with_what_it_lacks(tiny):
     from transformers import SamModel
 

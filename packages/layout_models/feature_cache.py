@@ -174,8 +174,8 @@ def _settings(config: Any) -> Any:
     return sorted((k, str(v)) for k, v in settings.items() if not k.startswith("_") and "version" not in k)
 
 
-def _data(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+def _data(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _bytes(entry: Entry) -> int:
