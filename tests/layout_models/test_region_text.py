@@ -133,8 +133,7 @@ def test_a_mark_that_only_joins_the_separator_to_its_word_is_written_as_in_the_j
 def test_five_hundred_words_are_cut_to_what_fits_and_this_is_said_once(caplog):
     module._say_shortened.cache_clear()
     with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            text = region_text(squares(1), ["word " * 500], Bytes())
+        text = [region_text(squares(1), ["word " * 500], Bytes()) for _ in range(3)][-1]
     assert len(caplog.records) == 1 and "longer than 75 tokens" in caplog.text
     assert text.ids[0, 0] == 300 or text.ids[0, 76] == 301
     assert len(spoken(text, int(text.owner.amax(1).argmax()))[0]) == 75

@@ -76,7 +76,7 @@ def attention_grids(unet: Any, height: int, width: int) -> list[Grid]:
     """The grids on which a UNet attends to text, for latents of ``height`` by ``width``, finest first."""
     grids = [(height, width)]
     for _ in unet.config.down_block_types[1:]:
-        grids.append(tuple(-(-n // 2) for n in grids[-1]))
+        grids.append((-(-grids[-1][0] // 2), -(-grids[-1][1] // 2)))
     levels = [i for i, kind in enumerate(unet.config.down_block_types) if "CrossAttn" in kind]
     if "CrossAttn" in (unet.config.mid_block_type or ""):
         levels.append(len(grids) - 1)

@@ -57,7 +57,7 @@ def compat_text(regions: Regions, order: Int[Tensor, " s"], labels: Sequence[str
     owner, box_owner = torch.full_like(ids, -1), torch.full_like(ids, -1)
     members = [row.nonzero()[:, 0].tolist() for row in regions.membership]
     for slot, region in enumerate(order.tolist()):
-        text = "; ".join(labels[i].replace(";", "") for i in members[region])
+        text = "; ".join(str(labels[i]).replace(";", "") for i in members[region])
         tokens = [tokenizer.bos, *tokenizer.tokens(text)[: tokenizer.length - 2], tokenizer.eos]
         ids[region, : len(tokens)] = torch.tensor(tokens)
         spans = _spans(tokens, tokenizer.separator)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -41,6 +43,8 @@ class GroundingEncoder(nn.Module):
 
     def forward(self, grounding: Grounding) -> Grounding:
         """The same grounding with its features; those that are there are kept."""
+        if not len(grounding.tokens):
+            grounding.features = grounding.tokens
         if grounding.features is None:
             grounding.features = self.encode(grounding.tokens, grounding.boxes)
         return grounding
@@ -48,19 +52,22 @@ class GroundingEncoder(nn.Module):
     def encode(self, tokens: Float[Tensor, "*n c"], boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n c"]:
         """The features of tokens whose objects have these boxes, in fractions of the image; -1 for none."""
         if self.boxes:
-            tokens = torch.cat([tokens, box_code(boxes, self.frequencies).to(tokens.dtype)], -1)
+            code = box_code(boxes.to(torch.promote_types(tokens.dtype, torch.float32)), self.frequencies)
+            tokens = torch.cat([tokens, code.to(tokens.dtype)], -1)
         return self.linears(tokens)
 
 
 def box_code(boxes: Float[Tensor, "*n 4"], frequencies: int = 8) -> Float[Tensor, "*n k"]:
     """Sines and cosines of the four coordinates; the frequency varies slowest, the coordinate fastest.
 
-    Always computed in float32.
+    Computed in float32 at least.
 
     Source: Cheng et al. 2024, arXiv 2409.04847; frequencies 100^(k/8) as in GLIGEN, arXiv 2301.07093.
     """
     scale = 100 ** (torch.arange(frequencies, dtype=torch.float32, device=boxes.device) / frequencies)
-    angles = boxes.float()[..., None, None, :] * scale[:, None, None]  # (*n, k, 1, 4)
+    angles = (
+        boxes.to(torch.promote_types(boxes.dtype, scale.dtype))[..., None, None, :] * scale[:, None, None]
+    )  # (*n, k, 1, 4)
     return torch.cat([angles.sin(), angles.cos()], -2).flatten(-3)
 
 
@@ -130,85 +137,127 @@ def ground(
     dropped: Sequence[bool] | None = None,
     attention_weight_scale: float = 1.0,
     self_attention: bool = False,
+    causal: bool = True,
 ) -> Grounding:
     """What the layers of a UNet need of the layouts of a batch, on the CPU but for the features.
 
     Args:
         canvases: one per sample; None for a sample without a layout.
-        encode: the label encoder; each distinct sequence is given to it once.
+        encode: the label encoder; each distinct sequence is given to it once, and none that another one begins with.
         grids: those of the canvases.
         dropped: which samples without a layout receive the learnt vector in its place (dropped in training, or the
             unconditional half of guidance); the others pass unchanged. All, if not given.
         attention_weight_scale: how much the smaller objects of an overlap are favoured; 0 not at all.
         self_attention: also say which pixels share an object.
+        causal: a token's feature depends on the tokens before it alone, as CLIP's do, so what regions begin with in
+            common is projected once. False for encoders that look ahead.
     """
     drops = [x is None for x in canvases] if dropped is None else list(dropped)
     rows = [i for i, x in enumerate(canvases) if x is not None]
     given = [x for x in canvases if x is not None]
-    packed = _pack(given, encode, attention_weight_scale)
+    state = torch.tensor(drops, dtype=torch.float32).view(-1, 1, 1)
+    if not given:
+        levels = {h * w: Level(groups=(), place=torch.zeros(0, dtype=torch.long)) for h, w in grids}
+        nothing = torch.zeros(0, 4)
+        return Grounding(nothing, nothing, levels, rows=torch.zeros(0, dtype=torch.long), dropped=state)
+    packed = _pack(given, encode, attention_weight_scale, causal)
     levels = {}
     for number, (h, w) in enumerate(grids):
         numbers = [offsets[x.ids[number].flatten()] for x, offsets in zip(given, packed.numbers, strict=True)]
-        if numbers:
-            level = group_pixels(torch.cat(numbers), packed.starts, packed.lengths, packed.bias)
-            levels[h * w] = _with_sight(level, [(x, x.ids[number]) for x in given]) if self_attention else level
-        else:
-            levels[h * w] = Level(groups=(), place=torch.zeros(0, dtype=torch.long))
+        level = group_pixels(torch.cat(numbers), packed.starts, packed.lengths, packed.bias, packed.entries)
+        levels[h * w] = _with_sight(level, [(x, x.ids[number]) for x in given]) if self_attention else level
     return Grounding(
         tokens=packed.tokens,
         boxes=packed.boxes,
         levels=levels,
         rows=None if len(rows) == len(canvases) else torch.tensor(rows, dtype=torch.long),
-        dropped=torch.tensor(drops, dtype=torch.float32).view(-1, 1, 1),
+        dropped=state,
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
-    """All tokens that are attended to, one region after the other.
+    """All tokens that are attended to, each once, and which of them each region attends to.
 
-    ``numbers`` has for each canvas the packed number of each of its regions, -1 for those without attention.
+    ``entries`` lists tokens, one region after the other; ``numbers`` has for each canvas the number of each of its
+    regions, -1 for those without attention.
     """
 
     tokens: Float[Tensor, "p c"]
     boxes: Float[Tensor, "p 4"]
-    bias: Float[Tensor, " p"]
+    entries: Int[Tensor, " e"]
+    bias: Float[Tensor, " e"]
     starts: Int[Tensor, " r"]
     lengths: Int[Tensor, " r"]
     numbers: list[Int[Tensor, " _r"]]
 
 
-def _pack(canvases: Sequence[Canvas], encode: Encode, scale: float) -> _Packed:
-    ids = torch.cat([x.text.ids for x in canvases]) if canvases else torch.zeros(0, 1, dtype=torch.long)
-    keys = torch.cat([x.text.keys for x in canvases]) if canvases else ids.bool()
-    silent = torch.cat([(x.text.owner < 0).all(1) for x in canvases]) if canvases else ids.bool()[:, 0]
-    kept = torch.cat([x.regions.kept for x in canvases]) if canvases else silent
-    # regions in which nobody speaks all say the same, whichever image they are of: they are one
-    chosen = kept & ~silent
-    first_silent = (kept & silent).nonzero()[:1, 0]
-    order = torch.cat([first_silent, chosen.nonzero()[:, 0]])
-    number = torch.full((len(ids),), -1)
-    number[kept & silent] = 0
-    number[chosen] = torch.arange(int(chosen.sum())) + len(first_silent)
-    sequences, which = torch.unique(ids[order], dim=0, return_inverse=True)
-    features = encode(sequences)
-    attended = keys[order]
-    lengths = attended.sum(1)
-    region, position = attended.nonzero(as_tuple=True)
-    flat = (which[region] * features.shape[1] + position).to(features.device)
-    bias = torch.cat([x.text.bias(scale) for x in canvases])[order] if canvases else attended.float()
-    boxes = torch.cat([x.text.boxes for x in canvases])[order] if canvases else torch.zeros(0, 1, 4)
+def _pack(canvases: Sequence[Canvas], encode: Encode, scale: float, causal: bool) -> _Packed:
+    ids, owner, boxes = (torch.cat([getattr(x.text, name) for x in canvases]) for name in ("ids", "owner", "boxes"))
+    attended, bias = torch.cat([x.text.keys for x in canvases]), torch.cat([x.text.bias(scale) for x in canvases])
+    sizes = [len(x.regions) for x in canvases]
+    image = np.repeat(np.arange(len(canvases)), sizes)
+    rows = torch.cat([x.regions.kept for x in canvases]).nonzero()[:, 0].numpy()
+    order, new, alike = _beginnings(ids.numpy()[rows], owner.numpy()[rows], image[rows], causal)
+    rows = rows[order]
+    # a token that another sequence says with the same words before it is taken from there
+    source = np.maximum.accumulate(np.where(new, np.arange(len(rows))[:, None], 0), axis=0)
+    keys = attended.numpy()[rows]
+    first = new & keys
+    number = np.cumsum(first.ravel()).reshape(first.shape) - 1
+    needed = first.any(1)
+    sequences, which = _distinct(ids.numpy()[rows[needed]])
+    features = encode(torch.from_numpy(sequences))
+    row, position = first.nonzero()
+    flat = which[(np.cumsum(needed) - 1)[row]] * ids.shape[1] + position
+    # regions in which nobody speaks say the same, whichever image they are of: they are one
+    keys = keys & ~alike[:, None]
+    row, position = keys.nonzero()
+    lengths = torch.from_numpy(keys[~alike].sum(1))
+    numbers = torch.full((len(ids),), -1)
+    numbers[rows] = torch.from_numpy(np.cumsum(~alike) - 1)
     return _Packed(
-        tokens=features.flatten(0, 1).index_select(0, flat),
-        boxes=boxes[attended],
-        bias=bias[attended],
+        tokens=features.flatten(0, 1).index_select(0, torch.from_numpy(flat).to(features.device)),
+        boxes=boxes[rows][first],
+        entries=torch.from_numpy(number[source[row, position], position]),
+        bias=bias[rows][keys],
         starts=lengths.cumsum(0) - lengths,
         lengths=lengths,
-        numbers=list(number.split([len(x.regions) for x in canvases])),
+        numbers=list(numbers.split(sizes)),
     )
+
+
+def _beginnings(ids: Any, owner: Any, image: Any, causal: bool) -> tuple[Any, Any, Any]:
+    """Which sequences of an image begin alike, with the same objects' words.
+
+    Returns:
+        An order in which such sequences follow each other, ``(r,)``, longer ones first; which tokens, ``(r, t)``, are
+        not those of the sequence before; and which sequences, ``(r,)``, say nothing just like the one before.
+    """
+    length, told = ids.shape[1], owner >= 0
+    silent = ~told.any(1)
+    ended = (np.cumsum(told[:, ::-1], axis=1)[:, ::-1] == 0) & ~silent[:, None]
+    key = np.where(ended, np.iinfo(np.int64).max, ids * (int(owner.max(initial=0)) + 2) + owner + 1)
+    key = np.concatenate([np.where(silent, 0, image + 1)[:, None], key], 1)
+    order = np.argsort(_as_bytes(key), kind="stable")
+    same = key[order][1:] == key[order][:-1]
+    shared = np.concatenate([[0], np.where(same.all(1), length, same.argmin(1) - 1)])[: len(order)]
+    if not causal:
+        shared = np.where(shared == length, length, 0)
+    return order, np.arange(length) >= shared[:, None], silent[order] & (shared == length)
+
+
+def _distinct(rows: Any) -> tuple[Any, Any]:
+    _, first, which = np.unique(_as_bytes(rows), return_index=True, return_inverse=True)
+    return rows[first], which
+
+
+def _as_bytes(rows: Any) -> Any:
+    """Each row as one item that sorts like it."""
+    return np.ascontiguousarray(rows.astype(">i8")).view(np.dtype((np.void, 8 * rows.shape[1])))[:, 0]
 
 
 def _with_sight(level: Level, cells: Sequence[tuple[Canvas, Int[Tensor, "_h _w"]]]) -> Level:
     """The level with which pixels share an object with each pixel."""
     sees = torch.stack([x.regions.union[ids.flatten()][:, ids.flatten()] for x, ids in cells])
-    return Level(groups=level.groups, place=level.place, unseen=level.unseen, sees=sees[:, None])
+    return replace(level, sees=sees[:, None])

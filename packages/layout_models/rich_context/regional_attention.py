@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -23,6 +24,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 #: Regions whose numbers of tokens are rounded up to the same one of these are attended to in one call.
 _PADDED_TOKENS = (16, 32, 80)
+
+#: And these are padded to a multiple of this, which fused kernels want of a mask.
+_ALIGNED = 8
+
+#: Pixels in a row of a group, or as many as the largest region has.
+_ROW_LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 #: Fetching a key for a group costs as much as this many queries attending to it (measured on a CPU).
 _FETCH = 24
@@ -34,7 +41,7 @@ class Group:
 
     Attributes:
         pixels: ``(g, q)``, indices into all pixels of the samples that have a layout.
-        tokens: ``(g, t)``, indices into all tokens.
+        tokens: ``(g, t)``, indices into the grid's tokens.
         bias: ``(g, 1, 1, t)``, added to the logits; -inf where a row has no further token.
     """
 
@@ -51,13 +58,15 @@ class Level:
         groups: one for each attention call.
         place: ``(m * l,)``, where in the groups' results, laid end to end, each pixel finds its own.
         unseen: ``(m * l, 1)``, pixels whose region gets no attention; None where there is none.
-        sees: ``(m, l, l)``, which pixels share an object with each pixel; None unless asked for.
+        sees: ``(m, 1, l, l)``, which pixels share an object with each pixel; None unless asked for.
+        tokens: ``(u,)``, those of all tokens that this grid's regions attend to; None for all.
     """
 
     groups: tuple[Group, ...]
     place: Int[Tensor, " ml"]
     unseen: Bool[Tensor, "ml 1"] | None = None
     sees: Bool[Tensor, "m 1 l l"] | None = None
+    tokens: Int[Tensor, " u"] | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Level:
         """The same on ``device``, with the biases in ``dtype``."""
@@ -68,6 +77,7 @@ class Level:
             place=self.place.to(device),
             unseen=None if self.unseen is None else self.unseen.to(device),
             sees=None if self.sees is None else self.sees.to(device),
+            tokens=None if self.tokens is None else self.tokens.to(device),
         )
 
 
@@ -131,9 +141,10 @@ class Projections(nn.Module):
         self.to_q = nn.Linear(dim, dim, bias=False)
         self.to_k = nn.Linear(context_dim, dim, bias=False)
         self.to_v = nn.Linear(context_dim, dim, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
-        nn.init.zeros_(self.to_out[0].weight)
-        nn.init.zeros_(self.to_out[0].bias)
+        last = nn.Linear(dim, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.to_out = nn.ModuleList([last])
 
 
 class RegionalCrossAttention(nn.Module):
@@ -182,7 +193,8 @@ class RegionalCrossAttention(nn.Module):
         if self.name in grounding.kept:
             return grounding.kept[self.name]
         assert grounding.features is not None, "the grounding encoder comes first"
-        keys, values = self.attn.to_k(grounding.features), self.attn.to_v(grounding.features)
+        features = grounding.features if level.tokens is None else grounding.features.index_select(0, level.tokens)
+        keys, values = self.attn.to_k(features), self.attn.to_v(features)
         pairs = [(_fetch(keys, x.tokens, self.heads), _fetch(values, x.tokens, self.heads)) for x in level.groups]
         if grounding.reuse:
             grounding.kept[self.name] = pairs
@@ -252,62 +264,79 @@ def _split(rows: Float[Tensor, "g t d"], heads: int) -> Float[Tensor, "g h t k"]
 
 
 def group_pixels(
-    regions: Int[Tensor, " n"], starts: Int[Tensor, " r"], lengths: Int[Tensor, " r"], bias: Float[Tensor, " p"]
+    regions: Int[Tensor, " n"],
+    starts: Int[Tensor, " r"],
+    lengths: Int[Tensor, " r"],
+    bias: Float[Tensor, " e"],
+    tokens: Int[Tensor, " e"] | None = None,
 ) -> Level:
     """Gather pixels of one region, and regions of similar length, so that few attention calls do them all.
 
     Args:
         regions: the region of each pixel, -1 for those that get no attention.
-        starts: the first token of each region.
+        starts: where the tokens of each region begin in ``tokens``.
         lengths: how many tokens it has, at least one.
-        bias: of all tokens.
+        bias: of each entry of ``tokens``.
+        tokens: one region after the other; None if these are all tokens, in order.
 
     Source: the trade between padding and fetching is ours; see benchmarks/regional_attention.py.
     """
-    counts = torch.bincount(regions[regions >= 0], minlength=len(starts))
-    order = regions.argsort(stable=True)[int((regions < 0).sum()) :]
-    firsts = counts.cumsum(0) - counts
-    padded = torch.tensor(_PADDED_TOKENS)
-    kind = torch.bucketize(lengths, padded)
-    place = torch.zeros(len(regions), dtype=torch.long)
-    groups, done = [], 0
-    for bucket in kind[counts > 0].unique().tolist():
-        members = ((kind == bucket) & (counts > 0)).nonzero()[:, 0]
-        group, where = _group(counts[members], firsts[members], starts[members], lengths[members], order, bias)
-        pixels, slots = where
-        place[pixels] = slots + done
-        groups.append(group)
-        done += group.pixels.numel()
+    number, first, length, added = (x.numpy() for x in (regions, starts, lengths, bias))
     unseen = regions < 0
-    return Level(groups=tuple(groups), place=place, unseen=unseen[:, None] if unseen.any() else None)
+    counts = np.bincount(number[number >= 0], minlength=len(first))
+    order = np.argsort(number, kind="stable")[int(unseen.sum()) :]
+    entries, used = _used(tokens, counts > 0, first, length)
+    kind = np.searchsorted(_PADDED_TOKENS, length)
+    place = np.zeros(len(number), dtype=np.int64)
+    groups, done = [], 0
+    for bucket in np.unique(kind[counts > 0]).tolist():
+        members = ((kind == bucket) & (counts > 0)).nonzero()[0]
+        pixels, real, row = _rows(counts[members], (np.cumsum(counts) - counts)[members], order)
+        place[pixels[real]] = real.ravel().nonzero()[0] + done
+        places, biases = _padded(first[members][row], length[members][row], added)
+        groups.append(Group(*map(torch.from_numpy, (pixels, entries[places], biases[:, None, None]))))
+        done += pixels.size
+    return Level(
+        groups=tuple(groups),
+        place=torch.from_numpy(place),
+        unseen=unseen[:, None] if unseen.any() else None,
+        tokens=None if used is None else torch.from_numpy(used),
+    )
 
 
-def _group(
-    counts: Int[Tensor, " r"],
-    firsts: Int[Tensor, " r"],
-    starts: Int[Tensor, " r"],
-    lengths: Int[Tensor, " r"],
-    order: Int[Tensor, " n"],
-    bias: Float[Tensor, " p"],
-) -> tuple[Group, tuple[Int[Tensor, " k"], Int[Tensor, " k"]]]:
-    """One group of these regions, and for each of its pixels the slot that it has there."""
+def _used(tokens: Tensor | None, present: Any, starts: Any, lengths: Any) -> tuple[Any, Any]:
+    """The tokens of the regions that there are, numbered anew, and which ones these are if not all."""
+    entries = np.arange(int(lengths.sum())) if tokens is None else tokens.numpy()
+    size = int(entries.max(initial=-1)) + 1
+    wanted = np.zeros(size, dtype=bool)
+    for start, length in zip(starts[present].tolist(), lengths[present].tolist(), strict=True):
+        wanted[entries[start : start + length]] = True
+    if wanted.all():
+        return entries, None
+    return np.maximum(np.cumsum(wanted) - 1, 0)[entries], wanted.nonzero()[0]
+
+
+def _rows(counts: Any, firsts: Any, order: Any) -> tuple[Any, Any, Any]:
+    """Pixels of regions in rows of one length, ``(g, q)``, which of them are no padding, and each row's region."""
     width = _row_length(counts)
-    rows = (counts + width - 1) // width
-    region = torch.repeat_interleave(torch.arange(len(counts)), rows)
-    number = torch.arange(len(region)) - (rows.cumsum(0) - rows)[region]  # of a row among those of its region
-    inside = number[:, None] * width + torch.arange(width)  # (g, q): pixels of the region
-    real = inside < counts[region][:, None]
-    pixels = order[(firsts[region][:, None] + inside).clamp(max=len(order) - 1)]
-    at = torch.arange(int(lengths.max()))
-    tokens = torch.minimum(starts[region][:, None] + at, starts[region][:, None] + lengths[region][:, None] - 1)
-    biases = torch.where(at < lengths[region][:, None], bias[tokens], -torch.inf)
-    group = Group(pixels=pixels, tokens=tokens, bias=biases[:, None, None])
-    return group, (pixels[real], real.flatten().nonzero()[:, 0])
+    rows = -(-counts // width)
+    region = np.repeat(np.arange(len(counts)), rows)
+    number = np.arange(len(region)) - (np.cumsum(rows) - rows)[region]  # of a row among those of its region
+    inside = number[:, None] * width + np.arange(width)  # (g, q): pixels of the region
+    pixels = order[np.minimum(firsts[region][:, None] + inside, len(order) - 1)]
+    return pixels, inside < counts[region][:, None], region
 
 
-def _row_length(counts: Int[Tensor, " r"]) -> int:
+def _padded(starts: Any, lengths: Any, bias: Any) -> tuple[Any, Any]:
+    """Where each row finds its tokens, and their biases, ``(g, t)``."""
+    at = np.arange(-(-lengths.max() // _ALIGNED) * _ALIGNED)
+    places = starts[:, None] + np.minimum(at, lengths[:, None] - 1)
+    return places, np.where(at < lengths[:, None], bias[places], np.float32(-np.inf)).astype(bias.dtype)
+
+
+def _row_length(counts: Any) -> int:
     """How many pixels stand in a row: short rows fetch their tokens often, long ones are mostly padding."""
     largest = int(counts.max())
-    candidates = torch.tensor([n for n in (8, 16, 32, 64, 128, 256, 512, 1024) if n < largest] + [largest])
-    rows = ((counts[None] + candidates[:, None] - 1) // candidates[:, None]).sum(1)
+    candidates = np.array([n for n in _ROW_LENGTHS if n < largest] + [largest])
+    rows = (-(-counts // candidates[:, None])).sum(1)
     return int(candidates[(rows * (candidates + _FETCH)).argmin()])
