@@ -7,6 +7,7 @@ other layouts (what is right by chance).
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,14 @@ from scenewright.layout_models.tiny_caption_only import TinyCaptionOnly
 
 COLUMNS = ("colour", "shape", "both")
 
+#: Sides of the images, in pixels.
+SIZE = 32
+
 
 def judge(image: Image, sample: Sample) -> list[tuple[bool, bool, bool]]:
     """For each box: is the colour right, the shape, and both."""
-    masks = GrabCut().segment([image], [sample.layout])[0]
+    # by its box alone: masks would tell it what is to be found out
+    masks = GrabCut().segment([image], [replace(sample.layout, masks=None)])[0]
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     right = []
     for drawn, mask in zip(sample.metadata["objects"], masks, strict=True):
@@ -41,7 +46,7 @@ def draw(model: Any, samples: Sequence[Sample], batch_size: int = 16) -> list[Im
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
         seeds = range(start, start + len(part))
-        images += model.sample([x.caption for x in part], [x.layout for x in part], seeds, height=64, width=64)
+        images += model.sample([x.caption for x in part], [x.layout for x in part], seeds, height=SIZE, width=SIZE)
     return images
 
 
@@ -63,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.scenes = 8
-    samples = list(Shapes(length=arguments.scenes, height=64, width=64, split="test", difficulty="easy"))
+    samples = list(Shapes(length=arguments.scenes, height=SIZE, width=SIZE, split="test", difficulty="easy"))
     rows: dict[str, Callable[[], list[Image]]] = {
         "truth": lambda: [x.image for x in samples],
         "tiny": lambda: draw(Tiny(arguments.weights).eval(), samples),

@@ -1,6 +1,6 @@
 """A text-conditioned UNet with regional layers, small enough to train on a CPU; its weights come along.
 
-Pixels are folded 4 x 4 into channels in place of an autoencoder, the text encoder is trained
+Pixels are folded 2 x 2 into channels in place of an autoencoder, the text encoder is trained
 along, and each cell is told where it lies in the smallest box over it.
 
 Weights: made here, from drawn scenes; see MODEL_CARD.md. Apache-2.0.
@@ -27,7 +27,7 @@ from scenewright.layout_models.rich_context.regional_attention import Grounding
 from scenewright.layout_models.tiny.words import WordTokenizer
 
 #: Pixels per side of a cell, which is one position of the UNet's finest grid.
-CELL = 4
+CELL = 2
 
 #: What each cell is told of the smallest box over it; see ``place_in_box``.
 _PLACE = 9
@@ -168,12 +168,10 @@ class Tiny(nn.Module):
         return self._encode(ids)
 
     def _encode(self, ids: Int[Tensor, "u t"]) -> Float[Tensor, "u t d"]:
-        """Text features of token sequences; what they have in common at the end is padding and is not computed."""
-        used = int((ids != self.tokenizer.pad).any(0).sum()) if len(ids) else 0
+        """Text features of token sequences, at every position."""
         if not len(ids):
-            return torch.zeros(0, ids.shape[1], self.text_encoder.config.hidden_size, device=self.unet.device)
-        found = self.text_encoder(ids[:, :used].to(self.unet.device)).last_hidden_state
-        return found
+            return torch.zeros(*ids.shape, self.text_encoder.config.hidden_size, device=self.unet.device)
+        return self.text_encoder(ids.to(self.unet.device)).last_hidden_state
 
     def _canvases(self, layouts: Sequence[Layout], height: int, width: int) -> list[Canvas | None]:
         if not self.grounded:
