@@ -187,7 +187,7 @@ class DrawingRun:
     def _record(self) -> RunRecord:
         config = OmegaConf.to_container(self.cfg, resolve=True)
         assert isinstance(config, dict)
-        record = {name: value for name, value in config.items() if name not in _FREE}
+        record = {str(name): value for name, value in config.items() if name not in _FREE}
         if isinstance(self.dataset, RangedDataset):
             record["source"] = self.dataset.fingerprint
         if self.cfg.checkpoint:

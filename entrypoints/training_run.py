@@ -88,12 +88,6 @@ class TrainingRun:
         model = instantiate(cfg.layout_model, _convert_="all")
         if cfg.start_from:
             load_trained(model, read_weights(cfg.start_from), cfg.start_from)
-        if cfg.gradient_checkpointing:
-            if not hasattr(model, "enable_gradient_checkpointing"):
-                raise ValueError(
-                    f"{type(model).__name__} has no gradient checkpointing; set gradient_checkpointing=false"
-                )
-            model.enable_gradient_checkpointing()
         if cfg.compile:
             model.compile()
         return model
@@ -142,7 +136,7 @@ class TrainingRun:
 
 def accelerator_of(cfg: DictConfig) -> Accelerator:
     """What Accelerate needs to know before anything is built."""
-    trackers = trackers_of(cfg)
+    trackers: list[Any] = [*trackers_of(cfg)]
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, says that it looked
     group: dict[str, Any] = {"timeout": timedelta(days=30)}  # the others wait while one draws or writes

@@ -16,7 +16,6 @@ _FREE = (
     "log_every",
     "trackers",
     "compile",
-    "gradient_checkpointing",
 )
 
 #: Schedules of diffusers that do not depend on the number of steps, and those that fall towards it.
@@ -28,7 +27,7 @@ def settings(cfg: DictConfig, mixed_precision: str) -> dict[str, Any]:
     """What the weights of a step depend on."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    kept = {name: value for name, value in config.items() if name not in _FREE}
+    kept = {str(name): value for name, value in config.items() if name not in _FREE}
     if cfg.lr_schedule not in _STEADY:
         kept["steps"] = cfg.steps
     held_out = cfg.validation.count if cfg.validation.dataset is None else 0

@@ -221,7 +221,6 @@ def test_the_number_of_steps_is_fixed_where_the_learning_rate_falls_towards_it(c
         ("trackers=[tensorboard,mlflow]", "trackers must be of tensorboard, wandb or none, got mlflow"),
         ("dataset.length=0", "the dataset is empty: nothing to train on"),
         ("dataset.length=9", "the dataset has 9 samples, too few to hold some out"),
-        ("gradient_checkpointing=true", "Painter has no gradient checkpointing"),
         ("start_from=nowhere", "nowhere does not exist"),
     ],
 )
