@@ -34,7 +34,7 @@ def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig]
 
 
 def own_experiments(command: str, arguments: Sequence[str]) -> list[str]:
-    """Let ``experiment=NAME`` mean the recipe of this command where there is one: ``conf/experiment/COMMAND/NAME.yaml``.
+    """Let ``experiment=NAME`` mean this command's own recipe where there is one: ``conf/experiment/COMMAND/NAME.yaml``.
 
     So recipes of several commands can have one name. (Hydra cannot choose by command: a recipe may only override groups
     that a command has.)

@@ -53,6 +53,9 @@ class Tiny(nn.Module):
 
     grounded = True
 
+    #: The size that it was trained on, in pixels.
+    height = width = 32
+
     def __init__(
         self,
         weights: str | None = "shipped",
