@@ -23,6 +23,13 @@ MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "
 #: The same for one that takes no text.
 VISION_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 
+#: The same for a pipeline of diffusers, whose parts have folders of their own.
+PIPELINE_FILES = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+)
 
 #: The commit that the hub named, by repository and revision: it is asked once in a run.
 _ANSWERS: dict[tuple[str, str], str | None] = {}
@@ -245,7 +252,7 @@ def check(plugins: Mapping[str, Any]) -> None:
 def _how_to_bring(checkpoints: Sequence[Checkpoint]) -> str:
     from huggingface_hub import constants
 
-    whole = (MODEL_FILES, VISION_FILES)
+    whole = (MODEL_FILES, VISION_FILES, PIPELINE_FILES)
     commands = "; ".join(
         " ".join([f"hf download {x.name} --revision {x.revision}", *(x.files if x.files not in whole else ())])
         for x in dict.fromkeys(checkpoints)

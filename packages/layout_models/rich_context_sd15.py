@@ -79,7 +79,7 @@ class RichContextSD15(RichContext):
         negative_prompt: str | None = None,
     ) -> None:
         super().__init__(
-            StableDiffusion(base, revision, unet, unet_revision, vae, vae_revision, variant),
+            StableDiffusion(base, revision, unet, unet_revision, vae, vae_revision, variant, towers=1),
             dtype=dtype,
             adapter=adapter,
             adapter_revision=adapter_revision,

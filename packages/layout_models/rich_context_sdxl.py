@@ -80,7 +80,7 @@ class RichContextSDXL(RichContext):
         negative_prompt: str | None = None,
     ) -> None:
         super().__init__(
-            StableDiffusion(base, revision, unet, unet_revision, vae, vae_revision, variant),
+            StableDiffusion(base, revision, unet, unet_revision, vae, vae_revision, variant, towers=2),
             dtype=dtype,
             adapter=adapter,
             adapter_revision=adapter_revision,

@@ -363,7 +363,7 @@ def test_options_of_the_loss_are_used(build, batch):
         (
             {"base": "nobody/nothing"},
             MissingWeights,
-            "nobody/nothing at revision main with model_index.json.*hf download",
+            "nobody/nothing at revision main with model_index.json.*text_encoder_2/model.safetensors.*hf download",
         ),
         ({"unet": "nobody/nothing"}, MissingWeights, "unet/config.json, unet/diffusion_pytorch_model.safetensors"),
         ({"adapter": "nobody/nothing"}, MissingWeights, "the weights nobody/nothing .* are not on this machine"),

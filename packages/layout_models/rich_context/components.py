@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scenewright.checkpoints import Checkpoint, CheckpointError, MissingWeights, check, read_tensors
+from scenewright.checkpoints import PIPELINE_FILES, Checkpoint, CheckpointError, MissingWeights, check, read_tensors
 from scenewright.layout_models.checkpoint import read_weights
 from scenewright.layout_models.rich_context import adapter as adapters
 
@@ -43,6 +43,7 @@ class StableDiffusion:
         vae: the same for the autoencoder.
         vae_revision: of that.
         variant: of the files of base and UNet: "fp16" for those with such a name.
+        towers: text encoders of the base, 1 or 2; None if that is not known before it is opened.
     """
 
     base: str
@@ -52,13 +53,15 @@ class StableDiffusion:
     vae: str | None = None
     vae_revision: str = "main"
     variant: str | None = None
+    towers: int | None = None
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """What must be there: the base, and what parts are taken from elsewhere."""
-        own = [name for name in _PARTS if not getattr(self, name, None)]
-        files = [file for name in own if not name.endswith("_2") for file in self._files(name, f"{name}/")]
-        found = [Checkpoint(self.base, self.revision, (_INDEX, _SCHEDULER, *files))]
+        own = [x for x in _PARTS if not getattr(self, x, None) and (self.towers == 2 or not x.endswith("_2"))]
+        files = [file for name in own for file in self._files(name, f"{name}/")]
+        files = PIPELINE_FILES if self.towers is None else (_INDEX, _SCHEDULER, *files)
+        found = [Checkpoint(self.base, self.revision, files)]
         for name, usual in (("unet", "unet/"), ("vae", "")):
             source, revision = getattr(self, name), getattr(self, f"{name}_revision")
             if source:
@@ -157,7 +160,7 @@ def read_adapter(source: str | Path, revision: str = "main") -> dict[str, Tensor
     elif path.is_dir() and any((path / x).exists() for x in ("checkpoints", "weights.safetensors", "ema.safetensors")):
         return _named(read_weights(path), source)
     else:
-        files = _adapter_files(Checkpoint(str(source), revision, (adapters.WEIGHTS,)))
+        files = _adapter_files(Checkpoint(str(source), revision, PIPELINE_FILES))
     found: dict[str, Tensor] = {}
     for file in files:
         found |= _wanted(file)
@@ -167,18 +170,21 @@ def read_adapter(source: str | Path, revision: str = "main") -> dict[str, Tensor
 def _adapter_files(checkpoint: Checkpoint) -> list[Path]:
     """The files of a folder or repository that may hold regional layers."""
     name = "diffusion_pytorch_model"
-    for folder in ("", "unet/"):
-        for file in (adapters.WEIGHTS, f"{name}.safetensors.index.json", f"{name}.safetensors"):
-            try:
-                found = Checkpoint(checkpoint.name, checkpoint.revision, (folder + file,)).path()
-            except MissingWeights:
-                continue
-            if found.suffix != ".json":
-                return [found]
-            table: Mapping[str, str] = json.loads(found.read_text())["weight_map"]
-            shards = sorted({shard for key, shard in table.items() if _is_ours(key)})
-            return [Checkpoint(checkpoint.name, checkpoint.revision, (folder + x,)).path() for x in shards]
-    checkpoint.check()  # says whether there is no such repository at all
+    files = (adapters.WEIGHTS, f"{name}.safetensors.index.json", f"{name}.safetensors")
+    places = [replace(checkpoint, files=(folder + file,)) for folder in ("", "unet/") for file in files]
+    if not checkpoint.is_local and not any(x.commit for x in places):
+        checkpoint.check()  # nothing of it is on this machine, so the hub must have it; asked once, not for each file
+    for place in places:
+        try:
+            found = place.path()
+        except MissingWeights:
+            continue
+        if found.suffix != ".json":
+            return [found]
+        table: Mapping[str, str] = json.loads(found.read_text())["weight_map"]
+        shards = sorted({shard for key, shard in table.items() if _is_ours(key)})
+        folder = place.files[0].removesuffix(files[1])
+        return [replace(checkpoint, files=(folder + x,)).path() for x in shards]
     raise MissingWeights(
         f"{checkpoint.name} has neither {adapters.WEIGHTS} nor unet/{name}.safetensors; an adapter is a folder of "
         "save_adapter, a training run, a pipeline with regional layers, or a file of one of these",
