@@ -170,9 +170,11 @@ class RichContext(nn.Module):
         was_training = self.training
         self.eval()
         try:
+            features, pooled = self.text.encode_captions(captions)
             with self._autocast():
                 latents = self.pipeline(
-                    list(captions),
+                    prompt_embeds=features,
+                    **({} if pooled is None else {"pooled_prompt_embeds": pooled}),
                     layouts=list(layouts),
                     height=height,
                     width=width,
