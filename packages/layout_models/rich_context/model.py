@@ -87,6 +87,7 @@ class RichContext(nn.Module):
         self.pipeline = build(parts)
         self.pipeline.set_progress_bar_config(disable=True)
         self.unet, self.vae = parts["unet"], parts["vae"]
+        self.height, self.width = self.pipeline._size(None, None)  # that it draws unless told otherwise
         self.text_encoder, self.text_encoder_2 = parts["text_encoder"], parts.get("text_encoder_2")
         self.noising: Any = DDPMScheduler.from_config(self.pipeline.scheduler.config)
         _freeze(self)
