@@ -143,6 +143,15 @@ def test_features_that_are_there_are_kept():
     assert first is not None and encoder(grounding).features is first
 
 
+def test_what_a_grid_attends_to_is_picked_once_for_all_its_layers():
+    grounding = ground([random_canvas(1, 4)], Encoder(), GRIDS)
+    picked = [grounding.features_on(h * w) for h, w in GRIDS if GroundingEncoder(5)(grounding)]
+    for (h, w), features in zip(GRIDS, picked, strict=True):
+        assert grounding.features_on(h * w) is features and grounding.features is not None
+        tokens = grounding.levels[h * w].tokens
+        assert torch.equal(features, grounding.features if tokens is None else grounding.features[tokens])
+
+
 def test_the_box_code_is_that_of_the_published_numbers():
     code = box_code(torch.tensor([0.25, 0.5, 0.75, 1.0]))
     expected = [0.247404, 0.479426, 0.681639, 0.841471, 0.968912, 0.877583, 0.731689, 0.540302]

