@@ -35,10 +35,10 @@ PUBLISHED = 4.37
 
 
 def sdxl() -> Any:
-    import diffusers
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     with torch.device("meta"):
-        unet: Any = diffusers.UNet2DConditionModel(**SDXL)
+        unet: Any = UNet2DConditionModel(**SDXL)
         attach(unet)
     return unet.eval()
 
