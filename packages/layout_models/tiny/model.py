@@ -158,7 +158,7 @@ class Tiny(nn.Module):
     def _predict(
         self,
         noisy: Float[Tensor, "b c h w"],
-        timesteps: Int[Tensor, "..."],
+        timesteps: Int[Tensor, ...],
         text: Float[Tensor, "b t d"],
         grounding: Grounding | None,
         places: Float[Tensor, "b p h w"],

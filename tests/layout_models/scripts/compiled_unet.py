@@ -1,4 +1,7 @@
-"""Draws and learns with a UNet whose blocks are compiled whole, without a break, and with the same one as it is, and says whether both did the same."""
+"""Draws and learns with a UNet whose blocks are compiled whole, and with the same one as it is.
+
+Says whether both did the same.
+"""
 
 import json
 from copy import deepcopy
