@@ -67,7 +67,7 @@ class Tiny(nn.Module):
         attention_weight_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        from diffusers import DDPMScheduler
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.layout_drop, self.caption_drop, self.label_share = layout_drop, caption_drop, label_share
@@ -78,7 +78,8 @@ class Tiny(nn.Module):
         if self.grounded:
             attach(self.unet)
             self.unet.position_net = GroundingEncoder(self.text_encoder.config.hidden_size, hidden=128)
-        self.scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="sample")
+        # a velocity keeps what is seen of an image nearly without noise: the network need not copy it
+        self.scheduler: Any = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
         if weights is not None:
             self._fill(self.shipped if weights == "shipped" else Path(weights).expanduser())
 
@@ -88,7 +89,7 @@ class Tiny(nn.Module):
         return _WEIGHTS
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        """The error of the image that is predicted from a noisy one."""
+        """The error of the velocity that is predicted of noisy images, mean over the batch."""
         device = self.unet.device
         latents = pixel_unshuffle(batch.images.to(device).float() / 127.5 - 1, CELL)
         draws = draw(
@@ -127,7 +128,7 @@ class Tiny(nn.Module):
         Raises:
             ValueError: the size is not a multiple of 8, or there are not as many captions, layouts and seeds.
         """
-        from diffusers import DPMSolverMultistepScheduler
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
         if not len(captions) == len(layouts) == len(seeds):
             raise ValueError(
@@ -136,7 +137,7 @@ class Tiny(nn.Module):
         if height % (2 * CELL) or width % (2 * CELL):
             raise ValueError(f"height and width must be multiples of {2 * CELL}, got {height} and {width}")
         device, count = self.unet.device, len(seeds)
-        scheduler = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
+        scheduler: Any = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(self.num_inference_steps)
         shape = (3 * CELL**2, height // CELL, width // CELL)
         latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(x)) for x in seeds])
@@ -246,17 +247,18 @@ def _text_encoder(words: int, length: int) -> Any:
 
 
 def _unet(text_width: int) -> Any:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+    heads: Any = (3, 6)  # diffusers calls their number attention_head_dim, and types it too narrowly
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=3 * CELL**2 + _PLACE,
         out_channels=3 * CELL**2,
-        block_out_channels=(32, 64),
+        block_out_channels=(48, 96),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=(2, 4),  # diffusers means the number of heads
+        attention_head_dim=heads,
         cross_attention_dim=text_width,
         norm_num_groups=8,
     )
