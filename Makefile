@@ -16,7 +16,7 @@ demo: install    ## annotate photographs and drawn scenes, train a tiny layout m
 	@echo "== writing the report"
 	$(RUN) entrypoints/report.py shards=demo/shards output=demo/report.html title='scenewright demo'
 	@echo "== training the tiny layout model on drawn scenes, for about a minute (the weights that come along had an hour)"
-	$(RUN) entrypoints/train.py experiment=embedded steps=60 validation.count=16 checkpoint_every=60 output_dir=demo/training
+	$(RUN) entrypoints/train.py experiment=embedded steps=60 warmup=10 validation.count=16 checkpoint_every=60 output_dir=demo/training
 	@echo "== drawing with the weights that come along: held-out scenes, and layouts written by hand"
 	$(RUN) entrypoints/generate.py experiment=embedded limit=12 output_dir=demo/scenes
 	$(RUN) entrypoints/generate.py layout_model=tiny layouts=docs/layouts.json images_per_layout=2 output_dir=demo/layouts

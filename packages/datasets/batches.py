@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -134,9 +135,9 @@ class Batches(IterableDataset[Batch]):
         self._stream.load_state_dict(state["stream"])
         self._waiting, self._unread, self.skipped = {}, [list(x) for x in state["waiting"]], state["skipped"]
 
-    @property
+    @cached_property
     def depends_on(self) -> dict[str, Any]:
-        """All that the batches are a function of."""
+        """All that the batches are a function of; asked of the dataset once, as a fingerprint may take long."""
         return {
             "dataset": self.dataset.fingerprint,
             **{f"framing.{name}": str(value) for name, value in vars(self.framing).items()},

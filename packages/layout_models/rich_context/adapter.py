@@ -90,9 +90,10 @@ def save_adapter(unet: Any, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().cpu().contiguous() for name, p in adapter_parameters(unet).items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     about = {"layers": unet.regional_layers, "boxes": unet.regional_boxes, "base": _about(unet)}
-    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+    text = json.dumps(about, indent=2) + "\n"
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(text)
 
 
 def load_adapter(unet: Any, tensors: Mapping[str, Tensor] | str | Path) -> None:
@@ -148,7 +149,7 @@ def _reads_boxes(unet: Any, first: Tensor) -> bool:
 
 def _about(unet: Any) -> dict[str, Any]:
     names = ("block_out_channels", "cross_attention_dim", "transformer_layers_per_block")
-    return {"name": unet.config.get("_name_or_path"), **{name: unet.config.get(name) for name in names}}
+    return {"name": str(unet.config.get("_name_or_path")), **{name: unet.config.get(name) for name in names}}
 
 
 def freeze_base(unet: nn.Module) -> None:

@@ -110,6 +110,8 @@ def _as_layout(given: Any, name: str) -> Layout:
     if not isinstance(given, Mapping) or not {"boxes", "labels"} <= given.keys():
         raise ValueError(f"{name} must be a Layout or a mapping with boxes and labels, got {type(given).__name__}")
     boxes = _numbers(given["boxes"], f"{name}.boxes").float()
+    if isinstance(given["labels"], str):
+        raise ValueError(f"{name}.labels must be a list with one entry per box, got the text {given['labels']!r}")
     try:
         return Layout(boxes=boxes, labels=list(given["labels"]), captions=list(given.get("captions") or []))
     except ValueError as error:
@@ -118,6 +120,8 @@ def _as_layout(given: Any, name: str) -> Layout:
 
 def _of_pixels(boxes: Any, labels: Any, height: int, width: int) -> Layout:
     pixels = _numbers(boxes, "boxes").double()
+    if isinstance(labels, str):
+        raise ValueError(f"labels must be a list with one entry per box ({len(pixels)}), got the text {labels!r}")
     if len(labels) != len(pixels):
         raise ValueError(f"labels must have one entry per box ({len(pixels)}), got {len(labels)}")
     size = torch.tensor([width, height, width, height])

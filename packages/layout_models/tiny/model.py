@@ -126,7 +126,7 @@ class Tiny(nn.Module):
         """One image per layout, each from its own seed.
 
         Raises:
-            ValueError: the size is not a multiple of 8, or there are not as many captions, layouts and seeds.
+            ValueError: the size is not a multiple of 4, or there are not as many captions, layouts and seeds.
         """
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
