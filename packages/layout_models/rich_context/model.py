@@ -113,6 +113,10 @@ class RichContext(nn.Module):
         """Compute the UNet's blocks anew in the backward pass instead of remembering."""
         self.unet.enable_gradient_checkpointing()
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the UNet's blocks, as ``torch.compile``; layouts are prepared outside, and differ in every batch."""
+        self.unet.compile_repeated_blocks(*args, **options)
+
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         """The error of what is predicted from noisy latents, mean over the batch.
 

@@ -88,6 +88,10 @@ class Tiny(nn.Module):
         """The file that comes with the package."""
         return _WEIGHTS
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the UNet's blocks, as ``torch.compile``; layouts are prepared outside, and differ in every batch."""
+        self.unet.compile_repeated_blocks(*args, **options)
+
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         """The error of the velocity that is predicted of noisy images, mean over the batch."""
         device = self.unet.device
