@@ -104,9 +104,11 @@ def save(run: Run, output_dir: str | Path, step: int, *, keep: int | None = 3) -
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _finish(partial, final, {"step": step, **run.facts, "settings": dict(run.settings)})
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)  # a full disk is no place for half a checkpoint
-        raise
+    except Exception as error:  # a full disk is a SafetensorError to safetensors and a RuntimeError to torch
+        shutil.rmtree(partial, ignore_errors=True)  # and no place for half a checkpoint
+        if isinstance(error, OSError):
+            raise
+        raise OSError(f"{partial} cannot be written: {type(error).__name__}: {error}") from error
     if accelerator.is_main_process:
         prune(output_dir, keep)
     accelerator.wait_for_everyone()

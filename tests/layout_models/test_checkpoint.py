@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scenewright.checkpoints import CheckpointError
@@ -194,11 +195,12 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept(copy):
     assert steps_in(copy) == ["step-00000004", "step-00000006"]
 
 
-def test_a_disk_that_is_full_costs_no_older_checkpoint(copy, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, SafetensorError, RuntimeError])
+def test_a_disk_that_is_full_costs_no_older_checkpoint(kind, copy, monkeypatch):
     before = contents(copy)
 
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise kind("No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
