@@ -15,7 +15,7 @@ demo: install    ## annotate photographs and drawn scenes, train a tiny layout m
 	$(RUN) entrypoints/annotate.py experiment=demo output_dir=demo/shards
 	@echo "== writing the report"
 	$(RUN) entrypoints/report.py shards=demo/shards output=demo/report.html title='scenewright demo'
-	@echo "== training the tiny layout model on drawn scenes, for about a minute (the weights that come along had an hour)"
+	@echo "== training the tiny layout model on drawn scenes, for about a minute (the weights that come along had an hour and more)"
 	$(RUN) entrypoints/train.py experiment=embedded steps=60 warmup=10 validation.count=16 checkpoint_every=60 output_dir=demo/training
 	@echo "== drawing with the weights that come along: held-out scenes, and layouts written by hand"
 	$(RUN) entrypoints/generate.py experiment=embedded limit=12 output_dir=demo/scenes

@@ -62,13 +62,15 @@ def interval(right: np.ndarray, owners: np.ndarray, rounds: int = 1000) -> tuple
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=64)
+    parser.add_argument("--turn", type=float, default=0.0, help="how far objects turn, 0 .. 1; 0 as in training")
     parser.add_argument("--weights", default="shipped", help="of the regional model: a file, or the shipped ones")
     parser.add_argument("--twin", default="shipped", help="of the model that sees the caption alone")
     parser.add_argument("--smoke", action="store_true", help="a quick look")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.scenes = 8
-    samples = list(Shapes(length=arguments.scenes, height=SIZE, width=SIZE, split="test", difficulty="easy"))
+    drawn = {"height": SIZE, "width": SIZE, "split": "test", "difficulty": "easy", "turn": arguments.turn}
+    samples = list(Shapes(length=arguments.scenes, **drawn))
     rows: dict[str, Callable[[], list[Image]]] = {
         "truth": lambda: [x.image for x in samples],
         "tiny": lambda: draw(Tiny(arguments.weights).eval(), samples),

@@ -68,6 +68,8 @@ class DrawingRun:
 
     def draw(self) -> None:
         """Draw this process's images, those that are not there yet."""
+        if self.cfg.overwrite:
+            self._clear()
         with self._progress() as progress:
             waiting: dict[tuple[int, int], list[Wanted]] = {}
             for wanted in self._missing(progress):
@@ -77,6 +79,16 @@ class DrawingRun:
                     self._draw(waiting.pop(size), size, progress)
             for size, some in waiting.items():
                 self._draw(some, size, progress)
+
+    def _clear(self) -> None:
+        """Remove what is to be drawn anew, so that a run that is killed leaves no old image among the new."""
+        assert self.model is not None  # what cannot be built removes nothing
+        for wanted in self._mine():
+            wanted.path.unlink(missing_ok=True)
+            wanted.overlay.unlink(missing_ok=True)
+        self.process.wait_for_everyone()
+        if self.process.is_main_process:
+            self.record.write()
 
     def conclude(self) -> None:
         """Write the list and the contact sheet, and say how it ended, once for all processes."""
@@ -107,23 +119,31 @@ class DrawingRun:
         model = instantiate(self.cfg.layout_model, _convert_="all")
         if self.cfg.checkpoint:
             load_trained(model, read_weights(self.cfg.checkpoint, ema=self.cfg.ema), self.cfg.checkpoint)
+        elif getattr(model, "untrained", False):
+            raise ValueError(
+                f"{type(model).__name__} has not learnt to draw layouts: give checkpoint=RUN, or weights of its own "
+                "(layout_model.adapter or layout_model.weights)"
+            )
         return model.to(self.process.device).eval()
 
     def _missing(self, progress: "tqdm[Any]") -> Iterator[Wanted]:
         """What this process has to draw; only an overlay that lacks is made at once."""
-        for number, sample in enumerate(self._samples()):
-            if number % self.process.num_processes != self.process.process_index:
+        for wanted in self._mine():
+            if not wanted.path.exists():
+                yield wanted
                 continue
-            for wanted in self._wanted(sample):
-                if self.cfg.overwrite or not wanted.path.exists():
-                    yield wanted
-                    continue
-                if not wanted.overlay.exists():
-                    write_whole(wanted.overlay, png(large(wanted, decode(wanted.path.read_bytes()))))
-                # what was there before says nothing of how long the rest takes
-                progress.initial += 1
-                progress.last_print_n += 1
-                progress.n += 1
+            if not wanted.overlay.exists():
+                write_whole(wanted.overlay, png(large(wanted, decode(wanted.path.read_bytes()))))
+            # what was there before says nothing of how long the rest takes
+            progress.initial += 1
+            progress.last_print_n += 1
+            progress.n += 1
+
+    def _mine(self) -> Iterator[Wanted]:
+        """This process's images."""
+        for number, sample in enumerate(self._samples()):
+            if number % self.process.num_processes == self.process.process_index:
+                yield from self._wanted(sample)
 
     def _draw(self, some: Sequence[Wanted], size: tuple[int, int], progress: "tqdm[Any]") -> None:
         height, width = size
@@ -190,8 +210,8 @@ class DrawingRun:
         record = {str(name): value for name, value in config.items() if name not in _FREE}
         if isinstance(self.dataset, RangedDataset):
             record["source"] = self.dataset.fingerprint
-        if self.cfg.checkpoint:
-            record["checkpoint"] = str(whole_checkpoint(Path(self.cfg.checkpoint).expanduser()).resolve())
+        given = {"checkpoint": self.cfg.checkpoint, **{x: self.cfg.layout_model.get(x) for x in ("adapter", "weights")}}
+        record["files"] = {name: files_of(Path(x).expanduser()) for name, x in given.items() if x}
         way_out = "set these back, choose another output_dir, or draw all anew: overwrite=true"
         return RunRecord(self.folder / "generate.json", record, way_out)
 
@@ -227,6 +247,14 @@ def check_settings(cfg: DictConfig) -> None:
 def whole_checkpoint(path: Path) -> Path:
     """The checkpoint that a run's folder stands for."""
     return (newest(path) or path) if (path / FOLDER).is_dir() else path
+
+
+def files_of(path: Path) -> list[str]:
+    """The files of weights that a path stands for, with what changes when they do; none of what is on the hub."""
+    whole = whole_checkpoint(path).resolve()
+    files = [whole] if whole.is_file() else sorted(x for x in whole.rglob("*") if x.is_file())
+    about = [(x, x.stat()) for x in files]
+    return [f"{x}: {stat.st_size} bytes of {stat.st_mtime_ns}" for x, stat in about]
 
 
 def large(wanted: Wanted, image: Image) -> PILImage.Image:

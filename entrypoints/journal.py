@@ -43,7 +43,8 @@ class Journal:
         self.start = self.images = 0
         self.seconds, self.began = 0.0, time.perf_counter()
         self.loss = self.last_loss = float("nan")
-        self.window = Throughput(self._peak())
+        recomputes = any(getattr(x, "gradient_checkpointing", False) for x in self.network.modules())
+        self.window = Throughput(self._peak(), recomputes)
         self._open = ExitStack()
 
     def __enter__(self) -> "Journal":
@@ -137,18 +138,19 @@ class Journal:
 
     def _postfix(self) -> dict[str, str]:
         shown = {"loss": f"{self.loss:.4f}", "images/s": f"{self.window.images_per_second:.1f}"}
-        return shown if self.window.mfu is None else {**shown, "MFU": f"{self.window.mfu:.0%}"}
+        used = self.window.utilization
+        return shown if used is None else {**shown, self.window.measure: f"{used:.0%}"}
 
     def _log(self, step: Step) -> None:
         window, steps = self.window, self.cfg.steps
-        mfu = "" if window.mfu is None else f" · MFU {window.mfu:.1%}"
+        used = "" if window.utilization is None else f" · {window.measure} {window.utilization:.1%}"
         skipped = f" · {window.skipped} steps skipped" if window.skipped else ""
         waited = window.waited / window.seconds
         logger.info(
             "step %d of %d: loss %.4f · gradient norm %.3g · learning rate %.3g · %.1f images/s · %.1f %% of the time "
             "waiting for data%s%s · peak memory %s",
             *(step.number, steps, window.mean_loss, step.grad_norm, step.learning_rate, window.images_per_second),
-            *(100 * waited, mfu, skipped, peak_memory(self.process.device)),
+            *(100 * waited, used, skipped, peak_memory(self.process.device)),
         )
         values = {
             "loss": window.mean_loss,

@@ -54,10 +54,19 @@ def peak_memory(device: torch.device) -> str:
 
 
 class Throughput:
-    """Sums up steps until it is asked."""
+    """Sums up steps until it is asked.
 
-    def __init__(self, peak: float | None = None) -> None:
+    Args:
+        peak: of the device, in FLOP/s; None where it is not known.
+        recomputes: activations are computed anew in the backward pass, which is counted: the utilization is then the
+            hardware's (HFU) and not the model's (MFU).
+
+    Source: the two are told apart as in Chowdhery et al. 2022, arXiv 2204.02311, appendix B.
+    """
+
+    def __init__(self, peak: float | None = None, recomputes: bool = False) -> None:
         self.peak, self.flops = peak, 0
+        self.measure = "HFU" if recomputes else "MFU"
         self.reset()
 
     def reset(self) -> None:
@@ -94,8 +103,8 @@ class Throughput:
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
-    def mfu(self) -> float | None:
-        """Model FLOPs utilization in [0, 1]; None where the device or the step's FLOPs are not known."""
+    def utilization(self) -> float | None:
+        """``measure``, in [0, 1]; None where the device or the step's FLOPs are not known."""
         if not self.peak or not self.flops or not self.seconds:
             return None
         return self.flops * self.steps / (self.seconds * self.peak)

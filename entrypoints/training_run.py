@@ -58,8 +58,8 @@ class TrainingRun:
         with Journal(cfg, self.process, run.network) as journal:
             start = resume(run, cfg.output_dir)
             journal.begin(start)
-            options = {"ema": run.ema, "max_grad_norm": cfg.max_grad_norm, "start": start}
-            steps = train(run.model, run.batches, run.optimizer, run.schedule, self.process, **options)
+            options = {"ema": run.ema, "max_grad_norm": cfg.max_grad_norm, "max_skipped": cfg.max_skipped}
+            steps = train(run.model, run.batches, run.optimizer, run.schedule, self.process, start=start, **options)
             for step in journal.watched(islice(steps, max(0, cfg.steps - start))):
                 last = step.number == cfg.steps
                 if last or due(step.number, cfg.validation.every):
@@ -139,7 +139,7 @@ def accelerator_of(cfg: DictConfig) -> Accelerator:
     trackers: list[Any] = [*trackers_of(cfg)]
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, says that it looked
-    group: dict[str, Any] = {"timeout": timedelta(days=30)}  # the others wait while one draws or writes
+    group: dict[str, Any] = {"timeout": timedelta(hours=6)}  # the others wait while one draws or writes
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not torch.cuda.is_available():
         import deepspeed
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 TRACKERS = ("tensorboard", "wandb")
@@ -16,6 +17,7 @@ _FREE = (
     "log_every",
     "trackers",
     "compile",
+    "max_skipped",
 )
 
 #: Schedules of diffusers that do not depend on the number of steps, and those that fall towards it.
@@ -28,6 +30,8 @@ def settings(cfg: DictConfig, mixed_precision: str) -> dict[str, Any]:
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     kept = {str(name): value for name, value in config.items() if name not in _FREE}
+    free = getattr(get_class(cfg.layout_model._target_), "changeable", ())
+    kept["layout_model"] = {name: value for name, value in config["layout_model"].items() if name not in free}
     if cfg.lr_schedule not in _STEADY:
         kept["steps"] = cfg.steps
     held_out = cfg.validation.count if cfg.validation.dataset is None else 0
@@ -41,7 +45,7 @@ def check_settings(cfg: DictConfig) -> None:
         ValueError: a setting is out of its range.
     """
     least = {"steps": 1, "batch_size": 1, "accumulate": 1, "workers": 0, "warmup": 0, "checkpoint_every": 1}
-    for name, bound in {**least, "log_every": 1, "validation.every": 0, "validation.count": 0}.items():
+    for name, bound in {**least, "max_skipped": 1, "log_every": 1, "validation.every": 0, "validation.count": 0}.items():
         value = OmegaConf.select(cfg, name)
         if not isinstance(value, int) or value < bound:
             raise ValueError(f"{name} must be a whole number, at least {bound}, got {value}")

@@ -96,18 +96,28 @@ def diffusion_loss(
     timesteps: Int[Tensor, " b"],
     scheduler: Any,
     snr_gamma: float | None = None,
+    snr_floor: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Mean squared error, each image weighted by its timestep's signal-to-noise ratio if ``snr_gamma`` is given.
 
-    Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting", arXiv 2303.09556, section 3.4.
+    Args:
+        prediction: of the network.
+        wanted: what it should have been.
+        timesteps: of the images.
+        scheduler: says what is predicted.
+        snr_gamma: the highest weight, in units of the sample's error.
+        snr_floor: the lowest; 1 also lets the network learn at timesteps where hardly anything is seen.
+
+    Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting", arXiv 2303.09556, section 3.4; the
+    floor, "truncated SNR": Salimans and Ho 2022, arXiv 2202.00512, section 4.
     """
     errors = (prediction.float() - wanted.float()).square().flatten(1).mean(1)  # (b,)
     if snr_gamma is not None:
         from diffusers.training_utils import compute_snr
 
         snr = compute_snr(scheduler, timesteps).to(errors)
-        least = snr.clamp(max=snr_gamma)
-        # in units of the sample's error the weight is min(snr, gamma), whatever is predicted
-        kinds = {"epsilon": least / snr, "v_prediction": least / (snr + 1), "sample": least}
+        weight = snr.clamp(snr_floor, snr_gamma)
+        # in units of the sample's error, whatever is predicted
+        kinds = {"epsilon": weight / snr, "v_prediction": weight / (snr + 1), "sample": weight}
         errors = errors * kinds[scheduler.config.prediction_type]
     return errors.mean()

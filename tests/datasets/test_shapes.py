@@ -103,6 +103,7 @@ def test_every_argument_changes_the_fingerprint():
         {"split": "val"},
         {"difficulty": "easy"},
         {"objects": [1, 2]},
+        {"turn": 0.0},
     ]
     assert len({Shapes(**change).fingerprint for change in changes}) == len(changes)
     assert Shapes().fingerprint == Shapes().fingerprint == Shapes(objects=[1, 12]).fingerprint
@@ -139,6 +140,7 @@ def test_keys_are_unique_over_splits_and_have_no_dots():
         ({"objects": [3]}, r"objects must be the fewest and the most, .*, got \[3\]"),
         ({"objects": [3, 2]}, r"objects must be the fewest and the most, .*, got \[3, 2\]"),
         ({"objects": [-1, 2]}, r"objects must be the fewest and the most, .*, got \[-1, 2\]"),
+        ({"turn": 1.5}, "turn must lie within 0 .. 1, got 1.5"),
         ({"objects": [1, 101]}, r"objects must be the fewest and the most, .*, got \[1, 101\]"),
     ],
 )
@@ -176,6 +178,14 @@ def test_a_difficulty_keeps_its_rules(difficulty):
 def test_the_number_of_objects_can_be_asked_for():
     assert {len(s.layout) for s in Shapes(length=5, objects=(12, 12))} == {12}
     assert {len(s.layout) for s in Shapes(length=10, objects=(2, 3))} == {2, 3}
+
+
+def test_objects_turn_as_far_as_they_are_allowed_to():
+    def turned(turn: float) -> list[float]:
+        found = [x["rotation"] for s in Shapes(length=30, height=32, width=32, turn=turn) for x in s.metadata["objects"]]
+        return [min(x, 360 - x) for x in found]
+
+    assert set(turned(0.0)) == {0} and 60 < max(turned(0.5)) <= 90 < max(turned(1.0)) <= 180
 
 
 def test_boxes_are_the_tight_boxes_of_masks(samples):

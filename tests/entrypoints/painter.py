@@ -13,13 +13,17 @@ class Painter(nn.Module):
 
     Args:
         grain: how strong it is, in [0, 1].
+        guidance_scale: changes nothing.
+        untrained: say that it has learnt nothing.
     """
 
     height, width = 32, 48
 
-    def __init__(self, grain: float = 0.1) -> None:
+    changeable = ("guidance_scale",)
+
+    def __init__(self, grain: float = 0.1, guidance_scale: float = 1.0, untrained: bool = False) -> None:
         super().__init__()
-        self.grain = grain
+        self.grain, self.guidance_scale, self.untrained = grain, guidance_scale, untrained
         self.inside = nn.Parameter(torch.full((3,), 0.5))
         self.around = nn.Parameter(torch.full((3,), 0.5))
         self.frozen = nn.Parameter(torch.ones(5), requires_grad=False)

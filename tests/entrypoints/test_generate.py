@@ -126,6 +126,35 @@ def test_other_settings_are_refused_unless_all_is_drawn_anew(run, tmp_path):
     run("seed=1")
 
 
+def test_drawing_all_anew_leaves_no_old_image_among_the_new(run, tmp_path, monkeypatch):
+    run()
+    found = images(tmp_path / "out")
+    monkeypatch.setattr("scenewright.entrypoints.drawing_run.png", lambda _: 1 / 0)  # killed before the first image
+    with pytest.raises(ZeroDivisionError):
+        run("seed=1", "overwrite=true")
+    monkeypatch.undo()
+    run("seed=1", "batch_size=1")
+    again = images(tmp_path / "out")
+    assert again.keys() == found.keys() and all(again[x] != found[x] for x in found if "overlay" not in x)
+
+
+def test_other_weights_under_the_same_name_are_refused(run, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    for inside in (1.0, 0.5):
+        save_file({"inside": torch.full((3,), inside), "around": torch.zeros(3)}, weights)
+        os.utime(weights, (inside, inside))
+        if inside == 1:
+            run(f"checkpoint={weights}")
+    with pytest.raises(ValueError, match="begun with other settings: files.* overwrite=true"):
+        run(f"checkpoint={weights}")
+
+
+def test_a_model_that_learnt_nothing_is_not_drawn_with(run, tmp_path):
+    with pytest.raises(ValueError, match=r"Painter has not learnt to draw layouts: give checkpoint=RUN"):
+        run("+layout_model.untrained=true")
+    assert not (tmp_path / "out").exists()
+
+
 def test_sizes_are_as_asked_else_the_canvas_else_the_models(run, tmp_path):
     run("height=24", "width=80")
     assert {size(tmp_path / "out" / f"{x}-0.png") for x in ("park", "demo-1")} == {(80, 24)}

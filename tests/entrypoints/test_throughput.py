@@ -32,7 +32,7 @@ def test_a_known_device_has_a_peak(name, half, expected):
 
 def test_nothing_done_has_no_speed():
     speed = Throughput(peak=1e12)
-    assert speed.images_per_second == 0 and speed.mfu is None and speed.mean_loss != speed.mean_loss
+    assert speed.images_per_second == 0 and speed.utilization is None and speed.mean_loss != speed.mean_loss
 
 
 def test_a_window_sums_up_steps_and_leaves_skipped_losses_out():
@@ -40,7 +40,7 @@ def test_a_window_sums_up_steps_and_leaves_skipped_losses_out():
     for made in (step(1), step(2, loss=3.0), step(3, loss=float("nan"), skipped=True)):
         speed.add(made)
     assert speed.images_per_second == 4 and speed.mean_loss == 2 and speed.skipped == 1 and speed.waited == 1.5
-    assert speed.mfu is None
+    assert speed.utilization is None
     speed.reset()
     assert speed.images == speed.steps == speed.seconds == 0
 
@@ -52,7 +52,8 @@ def test_utilization_is_what_is_needed_by_what_would_be_possible():
         (torch.ones(4, 16) @ weight).sum().backward()
     assert speed.flops == 2 * (2 * 4 * 16 * 32)  # forward, and the gradient of the weight
     speed.add(step(1))
-    assert speed.mfu == pytest.approx(8192 / (2.0 * 1e6))
+    assert speed.utilization == pytest.approx(8192 / (2.0 * 1e6))
+    assert speed.measure == "MFU" and Throughput(peak=1e6, recomputes=True).measure == "HFU"
     idle = Throughput()
     with idle.counting():
         (torch.ones(4, 16) @ weight).sum().backward()

@@ -201,6 +201,13 @@ def test_another_configuration_is_refused_with_the_difference(run, compose, tmp_
     assert [x.name for x in folder.iterdir()] == ["run.json"] and (folder / "run.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("change", ["+layout_model.guidance_scale=3", "max_skipped=7", "compile=true"])
+def test_a_run_may_change_its_mind_about_what_moves_no_weight(compose, change):
+    TrainingRun(compose()).record.write()
+    AcceleratorState._reset_state(True)
+    TrainingRun(compose(change))
+
+
 def test_the_number_of_steps_is_fixed_where_the_learning_rate_falls_towards_it(compose):
     TrainingRun(compose("lr_schedule=cosine")).record.write()
     AcceleratorState._reset_state(True)
@@ -215,6 +222,7 @@ def test_the_number_of_steps_is_fixed_where_the_learning_rate_falls_towards_it(c
         ("batch_size=0", "batch_size must be a whole number, at least 1, got 0"),
         ("accumulate=1.5", "accumulate must be a whole number, at least 1, got 1.5"),
         ("validation.count=-1", "validation.count must be a whole number, at least 0, got -1"),
+        ("max_skipped=0", "max_skipped must be a whole number, at least 1, got 0"),
         ("keep=0", "keep must be at least 1, or null for all checkpoints, got 0"),
         ("precision=fp8", "precision must be one of no, fp32, fp16, bf16, got fp8"),
         ("lr_schedule=exponential", "lr_schedule must be one of constant, constant_with_warmup, linear"),

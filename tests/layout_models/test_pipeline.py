@@ -29,7 +29,9 @@ def opened(folder):
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
     kind = StableDiffusionXLPipeline if (folder / "text_encoder_2").exists() else StableDiffusionPipeline
-    pipe = build({name: x for name, x in kind.from_pretrained(folder).components.items() if x is not None})
+    parts = {name: x for name, x in kind.from_pretrained(folder).components.items() if x is not None}
+    with pytest.warns(UserWarning, match="no regional layers; new ones are attached, and layouts change nothing"):
+        pipe = build(parts)
     random = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in adapter_parameters(pipe.unet).values():
@@ -316,6 +318,22 @@ def test_a_pipeline_may_be_in_half_precision(pipe, tmp_path):
     assert {x.dtype for x in half.unet.parameters()} == {torch.bfloat16}
     images = drawn(half, layouts=TWO, output_type="pt")
     assert images.shape == (1, 3, HEIGHT, WIDTH) and images.isfinite().all()
+
+
+def test_a_variant_is_opened_whole(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, variant="fp16")
+    assert (tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors").exists()
+    again = RichContextPipeline.from_pretrained(tmp_path, variant="fp16")
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(drawn(again, layouts=TWO), drawn(pipe, layouts=TWO))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("local_files_only", "set HF_HUB_OFFLINE=1"), ("shceduler", "parts are .*scheduler")]
+)
+def test_what_a_pipeline_cannot_be_told_is_refused(option, message, tmp_path):
+    with pytest.raises(TypeError, match=f"from_pretrained does not take {option}: {message}"):
+        RichContextPipeline.from_pretrained(tmp_path, **{option: True})
 
 
 def test_a_training_run_is_opened_with_its_average(pipe, tiny_sdxl, tmp_path):

@@ -38,6 +38,7 @@ class Shapes:
             little overlap, two-coloured backgrounds) or "full" (1 to 12, patterns, occlusion, outlines, shadows,
             textured backgrounds).
         objects: fewest and most objects, up to 100, in place of the difficulty's own; as many are drawn as fit.
+        turn: how far objects turn, from 0, all upright, to 1, as far as each stays what it is called.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -52,6 +53,7 @@ class Shapes:
         split: str = "train",
         difficulty: str = "full",
         objects: Sequence[int] | None = None,
+        turn: float = 1.0,
     ) -> None:
         for name, value, least in (
             ("length", length, 0),
@@ -68,9 +70,11 @@ class Shapes:
         objects = DIFFICULTIES[difficulty].objects if objects is None else objects
         if len(objects) != 2 or not 0 <= objects[0] <= objects[1] <= 100:
             raise ValueError(f"objects must be the fewest and the most, within 0 .. 100, got {list(objects)}")
+        if not 0 <= turn <= 1:
+            raise ValueError(f"turn must lie within 0 .. 1, got {turn}")
         self.length, self.height, self.width = length, height, width
         self.seed, self.split, self.difficulty = seed, split, difficulty
-        self.objects = (objects[0], objects[1])
+        self.objects, self.turn = (objects[0], objects[1]), float(turn)
 
     def __len__(self) -> int:
         return self.length
@@ -102,7 +106,7 @@ class Shapes:
 
     def _draw(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        rules = replace(DIFFICULTIES[self.difficulty], objects=self.objects)
+        rules = replace(DIFFICULTIES[self.difficulty], objects=self.objects, turn=self.turn)
         scene = compose(rng, rules, self.height, self.width)
         masks = RunLengths.encode(torch.from_numpy(scene.owner == np.arange(len(scene.things))[:, None, None]))
         boxes = torch.stack([mask.box for mask in masks]) if masks else torch.zeros(0, 4)

@@ -43,6 +43,7 @@ class Rules:
         overflow: share of objects that may reach over the border of the image.
         contrast: how different objects are at least from what is behind and beside them, in CIELAB.
         backgrounds: the kinds there are.
+        turn: how far objects turn, as a share of how far they may.
     """
 
     objects: tuple[int, int]
@@ -53,6 +54,7 @@ class Rules:
     overflow: float
     contrast: float
     backgrounds: tuple[str, ...]
+    turn: float = 1.0
 
 
 DIFFICULTIES = {
@@ -215,7 +217,7 @@ def _add(rng: Generator, rules: Rules, scene: Scene, count: int) -> None:
     size = most * (least / most) ** (rng.random() ** 1.5)
     shape = _pick(rng, SHAPES)
     for _ in range(_ATTEMPTS):
-        rotation = TURNS[shape] * rng.uniform(-1, 1)
+        rotation = rules.turn * TURNS[shape] * rng.uniform(-1, 1)
         contours = outline(shape, rng.random(), size, rotation)
         low = contours[0].min(0)
         corner = _draw_corner(rng, rules, scene, contours[0].max(0) - low)

@@ -143,12 +143,14 @@ def _folder(source: str, revision: str, name: str) -> str:
     raise faults[0]
 
 
-def read_adapter(source: str | Path, revision: str = "main") -> dict[str, Tensor]:
+def read_adapter(source: str | Path, revision: str = "main", variant: str | None = None) -> dict[str, Tensor]:
     """The weights of regional layers, and of LoRA if there are any, by their names in the UNet.
 
     Args:
         source: a folder of ``save_adapter``; a training run, or one of its checkpoints, whose average is read where
             there is one; a pipeline or a UNet that has such layers; a file of one of these; or the hub id of one.
+        revision: on the hub.
+        variant: of the files of a pipeline or a UNet, such as "fp16".
 
     Raises:
         MissingWeights: there is nothing of the kind.
@@ -160,17 +162,18 @@ def read_adapter(source: str | Path, revision: str = "main") -> dict[str, Tensor
     elif path.is_dir() and any((path / x).exists() for x in ("checkpoints", "weights.safetensors", "ema.safetensors")):
         return _named(read_weights(path), source)
     else:
-        files = _adapter_files(Checkpoint(str(source), revision, PIPELINE_FILES))
+        files = _adapter_files(Checkpoint(str(source), revision, PIPELINE_FILES), variant)
     found: dict[str, Tensor] = {}
     for file in files:
         found |= _wanted(file)
     return _named(found, source)
 
 
-def _adapter_files(checkpoint: Checkpoint) -> list[Path]:
+def _adapter_files(checkpoint: Checkpoint, variant: str | None) -> list[Path]:
     """The files of a folder or repository that may hold regional layers."""
-    name = "diffusion_pytorch_model"
-    files = (adapters.WEIGHTS, f"{name}.safetensors.index.json", f"{name}.safetensors")
+    kind = f".{variant}" if variant else ""
+    name = f"diffusion_pytorch_model{kind}"
+    files = (adapters.WEIGHTS, f"diffusion_pytorch_model.safetensors.index{kind}.json", f"{name}.safetensors")
     places = [replace(checkpoint, files=(folder + file,)) for folder in ("", "unet/") for file in files]
     if not checkpoint.is_local and not any(x.commit for x in places):
         checkpoint.check()  # nothing of it is on this machine, so the hub must have it; asked once, not for each file

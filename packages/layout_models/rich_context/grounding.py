@@ -88,6 +88,11 @@ class Canvas:
     text: RegionText
 
 
+def said_of(layout: Layout) -> list[str]:
+    """What each object says: its caption, or its label where it has none."""
+    return [caption or label for caption, label in zip(layout.captions or layout.labels, layout.labels, strict=True)]
+
+
 def canvas(
     layout: Layout,
     height: int,
@@ -118,8 +123,8 @@ def canvas(
     Raises:
         ValueError: a box is not finite or inverted, or the canvas is not a whole number of cells.
     """
-    said = [caption or label for caption, label in zip(layout.captions or layout.labels, layout.labels, strict=True)]
-    boxes = layout.pixel_boxes(height, width).double().cpu()
+    said = said_of(layout)
+    boxes = layout.pixel_boxes(height, width).cpu().double()
     regions, ids = partition_grids(boxes, height, width, grids, cell=cell, compat=compat)
     if not compat:
         return Canvas(regions=regions, ids=ids, text=region_text(regions, said, tokenizer))

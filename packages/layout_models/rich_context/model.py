@@ -48,6 +48,20 @@ class RichContext(nn.Module):
         CheckpointError: the adapter is of another base.
     """
 
+    #: Its layers are new: it draws what the base draws, whatever the layout.
+    untrained: bool
+
+    #: Settings that a run may change its mind about: no weight depends on them.
+    changeable = (
+        "cache",
+        "cache_latents",
+        "gradient_checkpointing",
+        "num_inference_steps",
+        "guidance_scale",
+        "layout_guidance_scale",
+        "scheduled_sampling_beta",
+    )
+
     unet: Any
     vae: Any
     text_encoder: Any
@@ -80,6 +94,7 @@ class RichContext(nn.Module):
 
         precision = _precision(dtype)
         weights = None if adapter is None else read_adapter(adapter, adapter_revision)
+        self.untrained = weights is None
         parts = source.load(precision)
         _attach(parts["unet"], weights, layers, boxes, lora_rank)
         if parts["vae"].config.force_upcast:  # its activations overflow in half precision

@@ -6,8 +6,10 @@ changes from step to step through the stock callback and the UNet's hooks.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from inspect import signature
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -68,12 +70,14 @@ class RichContextPipeline:
         Raises:
             MissingWeights: something is not there; says what, and how to bring it.
             CheckpointError: the adapter was trained for another base, or there is none.
+            TypeError: a part has a name that pipelines do not know.
         """
+        _check_parts(parts)
         name = fspath(pretrained_model_name_or_path)
         source = StableDiffusion(name, revision, variant=variant)
         networks = source.load(torch_dtype, **parts)
         if adapter is not None or "unet" not in parts:
-            weights = _own_or_given(name, revision, adapter, adapter_revision)
+            weights = _own_or_given(name, revision, variant, adapter, adapter_revision)
             merge_lora(networks["unet"], weights)
             load_adapter(networks["unet"], weights)
         return build(networks)
@@ -218,9 +222,10 @@ class RichContextSD15Pipeline(RichContextPipeline, StableDiffusionPipeline):
 def build(parts: Mapping[str, Any]) -> Any:
     """A pipeline of these parts, by diffusers' names; without a safety checker unless there is one among them.
 
-    The UNet gets regional layers if it has none.
+    The UNet gets regional layers if it has none, and a warning says so: new ones change nothing.
     """
     if not hasattr(parts["unet"], "regional_layers"):
+        warnings.warn("the UNet has no regional layers; new ones are attached, and layouts change nothing", stacklevel=2)
         attach(parts["unet"])
     if "text_encoder_2" in parts:
         return RichContextSDXLPipeline(**{"add_watermarker": False, **parts})
@@ -230,12 +235,31 @@ def build(parts: Mapping[str, Any]) -> Any:
     )
 
 
-def _own_or_given(name: str, revision: str, adapter: str | Path | None, adapter_revision: str) -> dict[str, Tensor]:
+#: What diffusers' own pipelines can be told of loading, and what does that here.
+_LOADING = {
+    "use_safetensors": "leave it out, networks are always read from safetensors",
+    "local_files_only": "set HF_HUB_OFFLINE=1",
+    "cache_dir": "set HF_HOME",
+    "token": "set HF_TOKEN",
+    "device_map": "move the pipeline with to() or enable_model_cpu_offload()",
+}
+
+
+def _check_parts(parts: Mapping[str, Any]) -> None:
+    known = {x for kind in (StableDiffusionXLPipeline, StableDiffusionPipeline) for x in signature(kind).parameters}
+    for name in parts.keys() - known:
+        instead = _LOADING.get(name, f"parts are {', '.join(sorted(known))}")
+        raise TypeError(f"from_pretrained does not take {name}: {instead}")
+
+
+def _own_or_given(
+    name: str, revision: str, variant: str | None, adapter: str | Path | None, adapter_revision: str
+) -> dict[str, Tensor]:
     """The regional layers of a pipeline, or those that are named."""
     if adapter is not None:
         return read_adapter(adapter, adapter_revision)
     try:
-        return read_adapter(name, revision)
+        return read_adapter(name, revision, variant)
     except MissingWeights:
         raise
     except CheckpointError as error:
@@ -250,10 +274,8 @@ def _count(prompt: str | list[str] | None, options: Mapping[str, Any]) -> int:
 
 
 def _default(pipe: Any, name: str) -> Any:
-    import inspect
-
     stock = StableDiffusionXLPipeline if isinstance(pipe, StableDiffusionXLPipeline) else StableDiffusionPipeline
-    return inspect.signature(stock.__call__).parameters[name].default
+    return signature(stock.__call__).parameters[name].default
 
 
 def _guided(pipe: Any, options: Mapping[str, Any]) -> bool:

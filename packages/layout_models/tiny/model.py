@@ -1,7 +1,7 @@
 """A text-conditioned UNet with regional layers, small enough to train on a CPU; its weights come along.
 
 Pixels are folded 2 x 2 into channels in place of an autoencoder, the text encoder is trained
-along, and each cell is told where it lies in the smallest box over it.
+along, and each cell is told what the smallest box over it says and where in it it lies; see plan.py.
 
 Weights: made here, from drawn scenes; see MODEL_CARD.md. Apache-2.0.
 """
@@ -22,15 +22,13 @@ from scenewright.checkpoints import CheckpointError, read_tensors
 from scenewright.layout import Batch, Images, Layout
 from scenewright.layout_models.objective import diffusion_loss, draw, target
 from scenewright.layout_models.rich_context.adapter import attach, attention_grids, check_same
-from scenewright.layout_models.rich_context.grounding import Canvas, GroundingEncoder, canvas, ground
+from scenewright.layout_models.rich_context.grounding import Canvas, GroundingEncoder, canvas, ground, said_of
 from scenewright.layout_models.rich_context.regional_attention import Grounding
+from scenewright.layout_models.tiny.plan import PLACE, Plan, outline_error, owners, place_in_box
 from scenewright.layout_models.tiny.words import WordTokenizer
 
 #: Pixels per side of a cell, which is one position of the UNet's finest grid.
 CELL = 2
-
-#: What each cell is told of the smallest box over it; see ``place_in_box``.
-_PLACE = 9
 
 _WEIGHTS = Path(__file__).with_name("weights.safetensors")
 
@@ -46,12 +44,16 @@ class Tiny(nn.Module):
         caption_drop: the same for captions.
         label_share: share of the images whose objects are named by their labels in place of their captions in training.
         attention_weight_scale: how much the smaller objects of an overlap are favoured.
+        outline_weight: of the error of the planned outlines in the loss, where layouts have masks.
 
     Raises:
         CheckpointError: the weights are of another model.
     """
 
     grounded = True
+
+    #: Settings that a run may change its mind about: no weight depends on them.
+    changeable = ("num_inference_steps", "guidance_scale")
 
     #: The size that it was trained on, in pixels.
     height = width = 32
@@ -65,21 +67,25 @@ class Tiny(nn.Module):
         caption_drop: float = 0.1,
         label_share: float = 0.5,
         attention_weight_scale: float = 1.0,
+        outline_weight: float = 0.5,
     ) -> None:
         super().__init__()
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.layout_drop, self.caption_drop, self.label_share = layout_drop, caption_drop, label_share
-        self.attention_weight_scale = attention_weight_scale
+        self.attention_weight_scale, self.outline_weight = attention_weight_scale, outline_weight
         self.tokenizer = WordTokenizer()
         self.text_encoder = _text_encoder(len(self.tokenizer), self.tokenizer.length)
-        self.unet = _unet(self.text_encoder.config.hidden_size)
+        text_width = self.text_encoder.config.hidden_size
+        self.plan = Plan(text_width, CELL) if self.grounded else None
+        self.unet = _unet(text_width, told=0 if self.plan is None else self.plan.channels)
         if self.grounded:
             attach(self.unet)
-            self.unet.position_net = GroundingEncoder(self.text_encoder.config.hidden_size, hidden=128)
+            self.unet.position_net = GroundingEncoder(text_width, hidden=128)
         # a velocity keeps what is seen of an image nearly without noise: the network need not copy it
         self.scheduler: Any = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+        self.untrained = weights is None
         if weights is not None:
             self._fill(self.shipped if weights == "shipped" else Path(weights).expanduser())
 
@@ -114,14 +120,20 @@ class Tiny(nn.Module):
             None if dropped else x
             for x, dropped in zip(self._canvases(layouts, height, width), draws.layout_dropped, strict=True)
         ]
+        told, outlines = self._plan(canvases, layouts, latents.shape[2:])
         prediction = self._predict(
             self.scheduler.add_noise(latents, noise, timesteps),
             timesteps,
             self._read(captions),
             self._ground(canvases, draws.layout_dropped, height, width),
-            _places(canvases, latents.shape[2:]).to(device),
+            told,
         )
-        return diffusion_loss(prediction, target(self.scheduler, latents, noise, timesteps), timesteps, self.scheduler)
+        wanted = target(self.scheduler, latents, noise, timesteps)
+        # forms are decided where little is seen, so these steps count as much as the others
+        loss = diffusion_loss(prediction, wanted, timesteps, self.scheduler, snr_gamma=5.0, snr_floor=1.0)
+        if outlines is not None:
+            loss = loss + self.outline_weight * outline_error(outlines, canvases, layouts, CELL)
+        return loss
 
     @torch.no_grad()
     def sample(
@@ -152,11 +164,11 @@ class Tiny(nn.Module):
         grounding = self._ground(both, [x is not None for x in canvases] * 2, height, width)
         if grounding is not None:
             grounding.reuse = True
-        places = _places(both, shape[1:]).to(device)
+        told_cells, _ = self._plan(both, [*layouts, *layouts], shape[1:])
         latents = latents.to(device)
         for timestep in scheduler.timesteps:
             doubled = torch.cat([latents, latents])
-            free, told = self._predict(doubled, timestep.to(device), text, grounding, places).chunk(2)
+            free, told = self._predict(doubled, timestep.to(device), text, grounding, told_cells).chunk(2)
             latents = scheduler.step(free + self.guidance_scale * (told - free), timestep, latents).prev_sample
         return ((pixel_shuffle(latents, CELL) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
@@ -166,10 +178,40 @@ class Tiny(nn.Module):
         timesteps: Int[Tensor, ...],
         text: Float[Tensor, "b t d"],
         grounding: Grounding | None,
-        places: Float[Tensor, "b p h w"],
+        told: Float[Tensor, "b k h w"] | None,
     ) -> Float[Tensor, "b c h w"]:
         regional = None if grounding is None else {"gligen": {"grounding": grounding}}
-        return self.unet(torch.cat([noisy, places], 1), timesteps, text, cross_attention_kwargs=regional).sample
+        noisy = noisy if told is None else torch.cat([noisy, told], 1)
+        return self.unet(noisy, timesteps, text, cross_attention_kwargs=regional).sample
+
+    def _plan(
+        self, canvases: Sequence[Canvas | None], layouts: Sequence[Layout], grid: Sequence[int]
+    ) -> tuple[Float[Tensor, "b k h w"] | None, Float[Tensor, "b q h w"] | None]:
+        """What the cells are told, and the logits of the planned outlines; nothing where there are no boxes."""
+        if self.plan is None:
+            return None, None
+        said = [[] if x is None else said_of(layout) for x, layout in zip(canvases, layouts, strict=True)]
+        texts = sorted({text for some in said for text in some})
+        number = {text: i for i, text in enumerate(texts)}
+        features = self._summaries(texts)
+        which, places = torch.full((len(said), *grid), len(texts)), torch.zeros(len(said), *grid, PLACE)
+        for i, (x, some) in enumerate(zip(canvases, said, strict=True)):
+            if x is not None:
+                owner, inside = owners(x)
+                which[i] = torch.where(inside, torch.tensor([number[text] for text in some])[owner], len(texts))
+                places[i] = place_in_box(x)
+        cells = features.index_select(0, which.flatten().to(features.device)).unflatten(0, which.shape)
+        return self.plan(cells, places.to(features.device))
+
+    def _summaries(self, texts: Sequence[str]) -> Float[Tensor, "n c"]:
+        """One feature per text, that of its last token; and zeros at the end."""
+        none = torch.zeros(1, self.text_encoder.config.hidden_size, device=self.unet.device)
+        if not texts:
+            return none
+        ids = torch.tensor([self.tokenizer.sequence(text) for text in texts])
+        last = (ids == self.tokenizer.eos).int().argmax(1)
+        features = self._encode(ids[:, : int(last.max()) + 1])
+        return torch.cat([features[torch.arange(len(ids)), last], none])
 
     def _read(self, texts: Sequence[str]) -> Float[Tensor, "b t d"]:
         ids = torch.tensor([self.tokenizer.sequence(text) for text in texts])
@@ -207,32 +249,6 @@ class Tiny(nn.Module):
         self.load_state_dict(tensors)
 
 
-def place_in_box(canvas: Canvas) -> Float[Tensor, "9 h w"]:
-    """Where each cell of the finest grid lies in the smallest box over it; all zero where there is none.
-
-    Per cell: 1, the place in the box from -1 to 1 (x, y), sine and cosine of pi times it, and the box's size (x, y)
-    as a share of the canvas.
-    """
-    regions = canvas.regions
-    height, width, _ = regions.coverage.shape
-    y, x = torch.meshgrid(
-        (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij"
-    )  # (h, w)
-    boxes = (regions.boxes / regions.boxes.new_tensor([regions.width, regions.height] * 2)).float()
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    area = torch.where(regions.coverage, sizes.prod(1), torch.inf)  # (h, w, n)
-    smallest, owner = area.min(2)
-    box, size = boxes[owner], sizes[owner]  # (h, w, 4), (h, w, 2)
-    inside = smallest.isfinite()[..., None]
-    at = (2 * (torch.stack([x, y], -1) - box[..., :2]) / size.clamp(min=1e-3) - 1).clamp(-2, 2)
-    code = torch.cat([torch.ones_like(at[..., :1]), at, (torch.pi * at).sin(), (torch.pi * at).cos(), size], -1)
-    return (code * inside).permute(2, 0, 1)
-
-
-def _places(canvases: Sequence[Canvas | None], grid: Sequence[int]) -> Float[Tensor, "b 9 h w"]:
-    return torch.stack([torch.zeros(_PLACE, *grid) if x is None else place_in_box(x) for x in canvases])
-
-
 def _text_encoder(words: int, length: int) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -250,18 +266,18 @@ def _text_encoder(words: int, length: int) -> Any:
     return CLIPTextModel(config)
 
 
-def _unet(text_width: int) -> Any:
+def _unet(text_width: int, told: int) -> Any:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    heads: Any = (3, 6)  # diffusers calls their number attention_head_dim, and types it too narrowly
+    heads: Any = (3, 4)  # diffusers calls their number attention_head_dim, and types it too narrowly
     return UNet2DConditionModel(
         sample_size=16,
-        in_channels=3 * CELL**2 + _PLACE,
+        in_channels=3 * CELL**2 + told,
         out_channels=3 * CELL**2,
-        block_out_channels=(48, 96),
+        block_out_channels=(48, 64),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=heads,
         cross_attention_dim=text_width,
         norm_num_groups=8,
