@@ -20,6 +20,7 @@ from scenewright.annotators.pipeline import Timings, annotate
 from scenewright.annotators.provenance import describe, package_versions
 from scenewright.checkpoints import MissingWeights, check
 from scenewright.datasets.shards import Counts, ShardWriter, manifests, shard_numbers, stats, write_shards
+from scenewright.entrypoints.command import progress_bar
 from scenewright.layout import Sample
 from scenewright.protocols import Dataset, RangedDataset
 
@@ -153,14 +154,11 @@ class Annotating:
 
     def _progress(self, writer: ShardWriter, sizes: Mapping[int, int]) -> "tqdm[Any]":
         """A bar over this process's images, begun at those that are done."""
-        return tqdm(
+        return progress_bar(
+            self.process,
+            "image",
             total=None if self.length is None else sum(sizes.values()),
             initial=sum(size for n, size in sizes.items() if writer.has(n)),
-            unit="image",
-            disable=not self.process.is_main_process,
-            dynamic_ncols=True,
-            smoothing=0.05,
-            mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file needs no film
         )
 
 

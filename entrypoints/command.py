@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -71,3 +72,17 @@ def _users(error: BaseException) -> BaseException | None:
     if isinstance(error, InstantiationException):
         return error.__cause__ if isinstance(error.__cause__, (ValueError, OSError)) else error
     return error if isinstance(error, (ValueError, OSError, OmegaConfBaseException)) else None
+
+
+def progress_bar(process: Any, unit: str, *, seconds: int = 10, smoothing: float = 0.05, **settings: Any) -> Any:
+    """A bar of tqdm with the time that is left, in the main process; every so many seconds where a file records it."""
+    from tqdm import tqdm
+
+    return tqdm(
+        unit=unit,
+        disable=not process.is_main_process,
+        dynamic_ncols=True,
+        smoothing=smoothing,
+        mininterval=0.2 if sys.stderr.isatty() else seconds,
+        **settings,
+    )

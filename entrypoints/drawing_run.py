@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from scenewright.datasets.batches import visit_seed
 from scenewright.datasets.formats.folder import file_stem
+from scenewright.entrypoints.command import progress_bar
 from scenewright.entrypoints.run_record import RunRecord, write_whole
 from scenewright.evaluation.contact_sheet import boxed, contact_sheet, picture, plate
 from scenewright.layout import Image, Sample, decode
@@ -218,14 +219,8 @@ class DrawingRun:
     def _progress(self) -> "tqdm[Any]":
         """A bar over this process's images."""
         mine, each = self.process.num_processes, self.cfg.images_per_layout
-        return tqdm(
-            total=None if self.length is None else -(-(self.length - self.process.process_index) // mine) * each,
-            unit="image",
-            disable=not self.process.is_main_process,
-            dynamic_ncols=True,
-            smoothing=0.1,
-            mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file needs no film
-        )
+        total = None if self.length is None else -(-(self.length - self.process.process_index) // mine) * each
+        return progress_bar(self.process, "image", smoothing=0.1, total=total)
 
 
 def check_settings(cfg: DictConfig) -> None:

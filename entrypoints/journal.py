@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image as PILImage
 from tqdm import tqdm
 
+from scenewright.entrypoints.command import progress_bar
 from scenewright.entrypoints.throughput import Throughput, peak_flops, peak_memory
 from scenewright.evaluation.contact_sheet import boxed, contact_sheet, picture, plate
 from scenewright.layout import Batch
@@ -71,15 +72,7 @@ class Journal:
         )
         self._begin_trackers()
         self.bar = self._open.enter_context(
-            tqdm(
-                total=self.cfg.steps,
-                initial=start,
-                unit="step",
-                disable=not self.process.is_main_process,
-                dynamic_ncols=True,
-                smoothing=0.05,
-                mininterval=0.2 if sys.stderr.isatty() else 30,  # a log file needs no film
-            )
+            progress_bar(self.process, "step", seconds=30, total=self.cfg.steps, initial=start)
         )
 
     def watched(self, steps: Iterable[Step]) -> Iterator[Step]:

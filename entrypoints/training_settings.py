@@ -45,7 +45,13 @@ def check_settings(cfg: DictConfig) -> None:
         ValueError: a setting is out of its range.
     """
     least = {"steps": 1, "batch_size": 1, "accumulate": 1, "workers": 0, "warmup": 0, "checkpoint_every": 1}
-    for name, bound in {**least, "max_skipped": 1, "log_every": 1, "validation.every": 0, "validation.count": 0}.items():
+    for name, bound in {
+        **least,
+        "max_skipped": 1,
+        "log_every": 1,
+        "validation.every": 0,
+        "validation.count": 0,
+    }.items():
         value = OmegaConf.select(cfg, name)
         if not isinstance(value, int) or value < bound:
             raise ValueError(f"{name} must be a whole number, at least {bound}, got {value}")

@@ -182,7 +182,9 @@ def test_the_number_of_objects_can_be_asked_for():
 
 def test_objects_turn_as_far_as_they_are_allowed_to():
     def turned(turn: float) -> list[float]:
-        found = [x["rotation"] for s in Shapes(length=30, height=32, width=32, turn=turn) for x in s.metadata["objects"]]
+        found = [
+            x["rotation"] for s in Shapes(length=30, height=32, width=32, turn=turn) for x in s.metadata["objects"]
+        ]
         return [min(x, 360 - x) for x in found]
 
     assert set(turned(0.0)) == {0} and 60 < max(turned(0.5)) <= 90 < max(turned(1.0)) <= 180

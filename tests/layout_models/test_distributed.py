@@ -1,6 +1,7 @@
 """Several processes, and DeepSpeed, train to what one process trains to."""
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from scenewright.entrypoints.training_run import TrainingRun
 from scenewright.layout_models.checkpoint import newest, read_weights
 
 #: Sums in another order; learning rate 0.3 and a gradient that is clipped to a sixth make steps of 1e-2.
@@ -85,6 +87,55 @@ def test_deepspeed_trains_clips_saves_and_resumes(tmp_path, alone, deepspeed, st
     again, _ = run(tmp_path, processes=2, zero=stage, accumulate=accumulate)
     assert again == first[3:]
     torch.testing.assert_close(read_weights(tmp_path), expected, rtol=0, atol=0)
+
+
+#: A few steps of the real model through the real command; an epoch is a batch, so however it is dealt out to
+#: processes, it is the same one.
+COMMAND = (
+    *("experiment=train/embedded", "dataset.length=4", "shuffle={block: 1, window: 1}", "batch_size=4", "workers=0"),
+    *("steps=4", "checkpoint_every=2", "lr_schedule=constant", "warmup=0"),
+    *("optimizer={_target_: torch.optim.SGD, lr: 0.1}", "validation.every=0", "validation.dataset.length=2"),
+)
+
+
+def commanded(config: Any, folder: Path, *overrides: str, processes: int = 1) -> None:
+    """``entrypoints/train.py`` in as many processes."""
+
+    def work() -> Iterator[dict[str, Any]]:
+        training = TrainingRun(config("train", *COMMAND, f"output_dir={folder}", *overrides))
+        training.train()
+        training.conclude()
+        yield {}
+
+    forking.forked(work, processes)
+
+
+@pytest.fixture
+def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+def test_the_tiny_model_trains_in_two_processes_to_what_it_does_in_one(config, tmp_path, on_a_cpu):
+    commanded(config, tmp_path / "one")
+    commanded(config, tmp_path / "two", "batch_size=2", processes=2)
+    for average in (False, True):
+        one, two = (read_weights(tmp_path / x, ema=average) for x in ("one", "two"))
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+
+
+def test_the_tiny_model_trains_and_resumes_under_deepspeed(config, tmp_path, deepspeed, monkeypatch):
+    zero = {"stage": 2, "reduce_bucket_size": "auto"}
+    settings = {name: "auto" for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")}
+    settings |= {"gradient_clipping": "auto", "zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}
+    (tmp_path / "zero2.json").write_text(json.dumps(settings))
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(tmp_path / "zero2.json"))
+    commanded(config, tmp_path / "run", "batch_size=2", processes=2)
+    last = newest(tmp_path / "run")
+    assert last is not None and last.name == "step-00000004" and (last / "deepspeed").is_dir()
+    expected = read_weights(last)
+    shutil.rmtree(last)
+    commanded(config, tmp_path / "run", "batch_size=2", processes=2)
+    torch.testing.assert_close(read_weights(tmp_path / "run"), expected, rtol=0, atol=0)
 
 
 def test_deepspeed_skips_a_step_without_finite_gradients(tmp_path, deepspeed):

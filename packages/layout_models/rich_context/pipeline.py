@@ -225,7 +225,9 @@ def build(parts: Mapping[str, Any]) -> Any:
     The UNet gets regional layers if it has none, and a warning says so: new ones change nothing.
     """
     if not hasattr(parts["unet"], "regional_layers"):
-        warnings.warn("the UNet has no regional layers; new ones are attached, and layouts change nothing", stacklevel=2)
+        warnings.warn(
+            "the UNet has no regional layers; new ones are attached, and layouts change nothing", stacklevel=2
+        )
         attach(parts["unet"])
     if "text_encoder_2" in parts:
         return RichContextSDXLPipeline(**{"add_watermarker": False, **parts})
