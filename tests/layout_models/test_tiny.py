@@ -141,3 +141,26 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path):
         Tiny(weights=str(tmp_path / "twin.safetensors"))
     with pytest.raises(CheckpointError, match="does not exist"):
         Tiny(weights=str(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.parametrize("model", [Tiny, TinyCaptionOnly])
+def test_the_weights_that_come_along_are_whole_and_small(model):
+    network = model()
+    assert not network.untrained and network.shipped.stat().st_size < 5e6
+    assert all(x.isfinite().all() for x in network.parameters())
+
+
+def test_with_the_weights_that_come_along_colours_and_forms_are_where_they_should_be():
+    """A circle and a ring of one size and place differ in the middle, whose colour is the ring's background."""
+    boxes = torch.tensor([[0.25, 0.25, 0.75, 0.75]])
+    found = []
+    for shape in ("circle", "ring"):
+        caption = f"A large red {shape} on a plain white background."
+        layout = Layout(boxes=boxes, labels=[f"red {shape}"], captions=[f"a large red {shape}, in the center"])
+        found.append(Tiny().eval().sample([caption], [layout], [0], height=32, width=32)[0].float())
+    for image in found:
+        red, green, blue = image[:, 9, 15]  # the top of both
+        assert red > 1.5 * green and red > 1.5 * blue
+        assert (image[:, :4, :4].mean((1, 2)) > 200).all()
+    middle = [x[:, 15:17, 15:17].mean((1, 2)) for x in found]
+    assert middle[0][0] > 1.5 * middle[0][1] and (middle[1] > 180).all()
