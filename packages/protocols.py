@@ -113,11 +113,15 @@ class LayoutModel(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """Judges generated images against the samples they were drawn from."""
+    """Judges generated images against the samples they were drawn from.
+
+    What an image gets does not depend on the other images of an ``update``. Images of one layout come in one
+    ``update``, one after the other, each with the sample again.
+    """
 
     higher_is_better: bool
 
-    def update(self, generated: Images, samples: Sequence[Sample]) -> None: ...
+    def update(self, generated: Sequence[Image], samples: Sequence[Sample]) -> None: ...
 
     def compute(self) -> dict[str, float]:
         """Collective: every process calls it and every process gets the same numbers."""

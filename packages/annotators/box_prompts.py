@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scenewright.annotators.batching import in_batches
-from scenewright.annotators.networks import precision
+from scenewright.batching import in_batches
 from scenewright.layout import Image, Layout, RunLengths
+from scenewright.networks import precision
 
 #: Pixels of masks that are enlarged and encoded at once: 256 MB of logits.
 _PIXELS_AT_ONCE = 2**26

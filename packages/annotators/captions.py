@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
 
-from scenewright.annotators.batching import in_batches
-from scenewright.annotators.crops import areas, cut, cut_truncated
+from scenewright.batching import in_batches
+from scenewright.crops import areas, cut, cut_truncated
 from scenewright.layout import Image, Layout
 
 #: Asked about a region's crop: says what it is that is to be described.

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenewright.annotators.networks import precision
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
+from scenewright.networks import precision
 
 #: How finely a place is told, on each axis.
 BINS = 1000

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torchvision.ops import box_convert
 
-from scenewright.annotators.batching import in_batches
 from scenewright.annotators.box_prompts import thickened
 from scenewright.annotators.prompts import Prompt, assign, joined, packed, phrases
 from scenewright.annotators.suppression import suppress
 from scenewright.annotators.text_features import RememberedText
+from scenewright.batching import in_batches
 from scenewright.layout import Image, Layout
 
 #: One image and one of its prompts.

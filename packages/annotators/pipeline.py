@@ -16,9 +16,9 @@ from more_itertools import batched
 from torch import Tensor
 
 from scenewright.annotators.ahead import ahead
-from scenewright.annotators.batching import out_of_memory
 from scenewright.annotators.dropping import dropped
 from scenewright.annotators.seeds import seeded
+from scenewright.batching import out_of_memory
 from scenewright.checkpoints import CheckpointError
 from scenewright.layout import Layout, Sample
 from scenewright.protocols import Captioner, Detector, Filter, Segmenter, Tagger

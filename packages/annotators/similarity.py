@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scenewright.annotators.batching import in_batches
-from scenewright.annotators.networks import precision
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
+from scenewright.networks import precision
 
 #: CLIP looks at the middle square of a picture; longer crops are cut to it with this margin before they are resized,
 #: or a sliver of 1 x 1024 pixels would become one of 224 x 229376.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from scenewright.annotators.captions import clean
-from scenewright.annotators.crops import areas, corners
+from scenewright.crops import areas, corners
 from scenewright.layout import Image, Layout
 
 _PROMPT = """\

@@ -7,8 +7,8 @@ import torch
 from PIL import Image as PILImage
 
 from scenewright.annotators.captioners.blip2 import BLIP2
-from scenewright.annotators.crops import cut, cut_truncated
 from scenewright.checkpoints import CheckpointError, MissingWeights
+from scenewright.crops import cut, cut_truncated
 from scenewright.layout import Layout
 
 WORDS = "a red blue green small large dog cat ball car tree house man child on under behind by with and".split()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from scenewright.annotators.box_prompts import Seen, best, encode, ready, segment_boxes, thickened
-from scenewright.annotators.networks import precision
 from scenewright.layout import Layout, RunLengths
+from scenewright.networks import precision
 
 SIZES = [(6, 9), (20, 4), (7, 7), (5, 5)]
 BOXES = [

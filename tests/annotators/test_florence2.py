@@ -7,9 +7,9 @@ import torch
 from PIL import Image as PILImage
 
 from scenewright.annotators.captioners.florence2 import Florence2
-from scenewright.annotators.crops import cut
 from scenewright.annotators.florence import located
 from scenewright.checkpoints import MissingWeights
+from scenewright.crops import cut
 from scenewright.layout import Layout
 
 WORDS = "a red blue green small large dog cat ball car tree house man child on under behind by with and".split()

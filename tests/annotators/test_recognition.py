@@ -10,7 +10,6 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
-from scenewright.annotators.networks import precision
 from scenewright.annotators.recognition.decoder import DecoderLayer
 from scenewright.annotators.recognition.pictures import squash, standardise
 from scenewright.annotators.recognition.position import resize_bias_table
@@ -19,6 +18,7 @@ from scenewright.annotators.recognition.tags import TagList, decide, find_tags, 
 from scenewright.annotators.recognition.weights import read_network
 from scenewright.checkpoints import CheckpointError, MissingWeights
 from scenewright.layout import decode
+from scenewright.networks import precision
 
 HELP = runpy.run_path(str(Path(__file__).with_name("published_taggers.py")))
 published, write = HELP["published"], HELP["write"]

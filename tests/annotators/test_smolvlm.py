@@ -6,8 +6,8 @@ from PIL import Image as PILImage
 
 from scenewright.annotators.captioners.smolvlm import SmolVLM
 from scenewright.annotators.captions import IMAGE, REGION
-from scenewright.annotators.crops import cut
 from scenewright.checkpoints import CheckpointError, MissingWeights
+from scenewright.crops import cut
 from scenewright.layout import Layout
 
 WORDS = "a red blue green small large dog cat ball car tree house man child on under behind by with and".split()

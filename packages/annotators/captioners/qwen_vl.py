@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from scenewright.annotators.batching import in_batches
 from scenewright.annotators.captions import describe
-from scenewright.annotators.networks import load_network
 from scenewright.annotators.structured import Frame, Question, describe_together
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint, CheckpointError
 from scenewright.layout import Image, Layout
+from scenewright.networks import load_network
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from scenewright.annotators.captions import describe
-from scenewright.annotators.networks import precision
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
+from scenewright.networks import precision
 
 
 class SmolVLM:

@@ -11,9 +11,9 @@ from functools import cached_property
 import torch
 from more_itertools import chunked
 
-from scenewright.annotators.batching import in_batches
 from scenewright.annotators.florence import BINS, Answer, Florence, geometric_mean
 from scenewright.annotators.suppression import suppress_as
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scenewright.annotators.batching import in_batches
 from scenewright.annotators.isolation.legacy import ENVIRONMENT, check_environment, legacy_worker
 from scenewright.annotators.isolation.process import Worker
 from scenewright.annotators.prompts import Prompt, assign, joined, packed, phrases
 from scenewright.annotators.suppression import suppress_as
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
 

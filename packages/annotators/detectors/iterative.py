@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.v2.functional import gaussian_blur, resize
 
-from scenewright.annotators.crops import corners
 from scenewright.annotators.seeds import derived, seeded
 from scenewright.annotators.suppression import suppress
+from scenewright.crops import corners
 from scenewright.layout import Image, Layout
 from scenewright.protocols import Detector
 

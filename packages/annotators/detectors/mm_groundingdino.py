@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from scenewright.annotators.grounding import Grounding
-from scenewright.annotators.networks import load_network
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
+from scenewright.networks import load_network
 
 
 class MMGroundingDINO:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from scenewright.annotators.batching import in_batches
-from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import chunks, distinct
 from scenewright.annotators.suppression import suppress_as
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
+from scenewright.networks import load_network
 
 #: An image, and tags that are asked for at once.
 Question = tuple[Image, list[str]]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from scenewright.annotators.batching import in_batches
-from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import distinct
 from scenewright.annotators.suppression import suppress_as
 from scenewright.annotators.text_features import TextFeatures
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout
+from scenewright.networks import load_network
 
 
 class OWLv2:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scenewright.annotators.batching import in_batches
-from scenewright.annotators.networks import load_network
 from scenewright.annotators.prompts import distinct
 from scenewright.annotators.suppression import suppress_as
 from scenewright.annotators.text_features import TextFeatures
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image, Layout, RunLengths
+from scenewright.networks import load_network
 
 #: Masks that are brought to the size of their image at once.
 _MASKS = 8

@@ -12,10 +12,10 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
-from scenewright.annotators.crops import cut
 from scenewright.annotators.seeds import seeded
 from scenewright.annotators.similarity import CLIP
 from scenewright.checkpoints import Checkpoint
+from scenewright.crops import cut
 from scenewright.layout import Image, Layout
 from scenewright.protocols import Captioner, Detector
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain, islice
 
-from scenewright.annotators.crops import cut
 from scenewright.annotators.limits import check, outside, require
 from scenewright.annotators.similarity import CLIP, cosines
+from scenewright.crops import cut
 from scenewright.layout import Sample, Verdict
 
 _HINT = (

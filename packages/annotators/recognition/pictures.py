@@ -8,9 +8,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from scenewright.annotators.batching import in_batches
 from scenewright.annotators.recognition.network import TaggingNetwork
 from scenewright.annotators.recognition.tags import TagList, decide
+from scenewright.batching import in_batches
 from scenewright.layout import Image, Images
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet

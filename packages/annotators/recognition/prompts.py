@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from scenewright.annotators.batching import in_batches
 from scenewright.annotators.recognition.tags import read_names
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint, CheckpointError, MissingWeights
 
 _LOOKS = ("good", "bad", "bright", "dark", "low resolution", "cropped", "close-up", "jpeg corrupted", "blurry")

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
-from scenewright.annotators.batching import in_batches
 from scenewright.annotators.box_prompts import encode
-from scenewright.annotators.crops import corners
-from scenewright.annotators.networks import precision
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint, fill, read_tensors
+from scenewright.crops import corners
 from scenewright.layout import Image, Layout, RunLengths
+from scenewright.networks import precision
 
 FILE = "isnet-general-use.pth"
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes
-from scenewright.annotators.networks import precision
 from scenewright.checkpoints import VISION_FILES, Checkpoint
 from scenewright.layout import Image, Layout, RunLengths
+from scenewright.networks import precision
 
 
 class SAM2:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes, thickened
-from scenewright.annotators.networks import precision
 from scenewright.checkpoints import Checkpoint, CheckpointError, fill, read_tensors
 from scenewright.layout import Image, Layout, RunLengths
+from scenewright.networks import precision
 
 #: Heads of the decoder's attention in every published file; no tensor's shape tells.
 _DECODER_HEADS = 8

@@ -7,13 +7,13 @@ Source: "Recognize Anything: A Strong Image Tagging Model", Zhang et al. 2023, a
 from collections.abc import Sequence
 from functools import cached_property
 
-from scenewright.annotators.networks import precision
 from scenewright.annotators.recognition.network import TaggingNetwork, TextQueries
 from scenewright.annotators.recognition.pictures import tag_images
 from scenewright.annotators.recognition.tags import TagList, find_tags, ram_tags
 from scenewright.annotators.recognition.weights import read_network
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
+from scenewright.networks import precision
 
 FILE = "ram_swin_large_14m.pth"
 LIST = "ram_tag_list.txt"

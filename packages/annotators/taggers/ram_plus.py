@@ -10,7 +10,6 @@ from functools import cached_property
 
 import torch
 
-from scenewright.annotators.networks import precision
 from scenewright.annotators.recognition.network import FixedQueries, TaggingNetwork
 from scenewright.annotators.recognition.pictures import tag_images
 from scenewright.annotators.recognition.prompts import read_vocabulary, text_features
@@ -18,6 +17,7 @@ from scenewright.annotators.recognition.tags import TagList, find_tags, ram_tags
 from scenewright.annotators.recognition.weights import read_network
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
+from scenewright.networks import precision
 
 FILE = "ram_plus_swin_large_14m.pth"
 LIST = "ram_tag_list.txt"

@@ -10,9 +10,9 @@ xinyu1205/recognize_anything_model (5.6 GB), Apache-2.0; BERT's vocabulary: goog
 from collections.abc import Sequence
 from functools import cached_property
 
-from scenewright.annotators.batching import in_batches
 from scenewright.annotators.isolation.legacy import ENVIRONMENT, check_environment, legacy_worker
 from scenewright.annotators.isolation.process import Worker
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
 

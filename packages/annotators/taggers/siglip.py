@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from scenewright.annotators.batching import in_batches
-from scenewright.annotators.networks import precision
 from scenewright.annotators.recognition.tags import ram_tags, read_names
+from scenewright.batching import in_batches
 from scenewright.checkpoints import Checkpoint, CheckpointError
 from scenewright.layout import Image
+from scenewright.networks import precision
 
 
 class SigLIP:

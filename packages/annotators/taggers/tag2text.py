@@ -7,13 +7,13 @@ Source: "Tag2Text: Guiding Vision-Language Model via Image Tagging", Huang et al
 from collections.abc import Sequence
 from functools import cached_property
 
-from scenewright.annotators.networks import precision
 from scenewright.annotators.recognition.network import TaggingNetwork
 from scenewright.annotators.recognition.pictures import tag_images
 from scenewright.annotators.recognition.tags import TagList, find_tags, tag2text_tags
 from scenewright.annotators.recognition.weights import read_network
 from scenewright.checkpoints import Checkpoint, CheckpointError
 from scenewright.layout import Image
+from scenewright.networks import precision
 
 FILE = "tag2text_swin_14m.pth"
 LIST = "tag2text_ori_tag_list.txt"

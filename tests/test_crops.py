@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from scenewright.annotators.crops import areas, corners, cut, cut_truncated, truncated
+from scenewright.crops import areas, corners, cut, cut_truncated, truncated
 from scenewright.layout import Layout, RunLengths
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from scenewright.annotators.batching import in_batches
+from scenewright.batching import in_batches
 
 
 def cpu_is_full():
