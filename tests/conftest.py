@@ -4,7 +4,7 @@ import io
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
+
+#: What the tiny CLIP knows as whole words; it spells all others.
+WORDS = ("a", "red", "blue", "dog", "cat", "photo", "of", "background")
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +82,48 @@ def picture() -> Callable[..., bytes]:
         return file.getvalue()
 
     return encoded
+
+
+@pytest.fixture(scope="session")
+def tiny_clip() -> Callable[..., str]:
+    """``tiny_clip(folder, scale=4.6052, words=WORDS)``: a CLIP of two small random towers, saved; its path."""
+    return _tiny_clip
+
+
+def _tiny_clip(folder: Path, scale: float = 4.6052, words: Sequence[str] = WORDS) -> str:
+    """A CLIP of two small random towers, saved as transformers saves it."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    letters = [chr(x) for x in range(33, 127)]
+    parts = letters + [f"{x}</w>" for x in letters]
+    merges = []
+    for word in words:
+        for i in range(1, len(word)):
+            left, right = word[:i], word[i] + ("</w>" if i == len(word) - 1 else "")
+            if f"{left} {right}" not in merges:
+                merges.append(f"{left} {right}")
+                parts.append(left + right)
+    vocabulary = {x: i for i, x in enumerate(dict.fromkeys([*parts, "<|startoftext|>", "<|endoftext|>"]))}
+    files = folder / "vocab.json", folder / "merges.txt"
+    folder.mkdir(exist_ok=True)
+    files[0].write_text(json.dumps(vocabulary))
+    files[1].write_text("\n".join(["#version: 0.2", *merges]))
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPConfig(
+        text_config={**tower, **marks, "vocab_size": len(tokenizer), "max_position_embeddings": 20},
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+        logit_scale_init_value=scale,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = CLIPModel(config)
+        for parameter in network.parameters():  # larger than at the start of training, so that answers differ
+            if parameter.ndim > 1:
+                parameter.data.normal_(0, 0.2)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    network.save_pretrained(folder)
+    CLIPProcessor(CLIPImageProcessor(**size), tokenizer).save_pretrained(folder)
+    return str(folder)

@@ -14,11 +14,11 @@ from scenewright.protocols import Detector
 _spec = importlib.util.spec_from_file_location("clip_for_tests", Path(__file__).with_name("test_similarity.py"))
 _clips = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_clips)
-picture, tiny_clip = _clips.picture, _clips.tiny_clip
+picture = _clips.picture
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
+def checkpoint(tiny_clip, tmp_path_factory):
     return tiny_clip(tmp_path_factory.mktemp("verifying_clip"))
 
 
