@@ -41,6 +41,24 @@ class Segmenter(Protocol):
 
 
 @runtime_checkable
+class ScoringSegmenter(Segmenter, Protocol):
+    """A segmenter may also say how sure it is: beside each mask, the IoU that it believes the mask to have."""
+
+    def segment_scored(
+        self, images: Sequence[Image], layouts: Sequence[Layout]
+    ) -> list[list[tuple[RunLengths, float]]]: ...
+
+
+@runtime_checkable
+class PointSegmenter(Segmenter, Protocol):
+    """A segmenter may also cut out what is at a point: a scored mask per point ``x y``, in fractions of the image."""
+
+    def segment_points(
+        self, images: Sequence[Image], points: Sequence[Float[Tensor, "_n 2"]]
+    ) -> list[list[tuple[RunLengths, float]]]: ...
+
+
+@runtime_checkable
 class Captioner(Protocol):
     """Describes each region: one caption per box, in the layout's order."""
 

@@ -22,6 +22,12 @@ ROOT = Path(__file__).parents[1]
 #: What the tiny CLIP knows as whole words; it spells all others.
 WORDS = ("a", "red", "blue", "dog", "cat", "photo", "of", "background")
 
+#: Where BERT has them; Grounding DINO knows its borders by these ids.
+BERT_MARKS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ",": 1010, ".": 1012, "?": 1029}
+
+#: What the tests' Grounding DINO can read.
+DINO_WORDS = "cat dog red bus arm ##chair remote control tree t - shirt st bernard".split()
+
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,3 +133,80 @@ def _tiny_clip(folder: Path, scale: float = 4.6052, words: Sequence[str] = WORDS
     network.save_pretrained(folder)
     CLIPProcessor(CLIPImageProcessor(**size), tokenizer).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_sam() -> Callable[[Path], str]:
+    """``tiny_sam(folder)``: a SAM of random weights that sees images at 64 pixels, saved; its path."""
+    return _tiny_sam
+
+
+def _tiny_sam(folder: Path) -> str:
+    from transformers import SamConfig, SamImageProcessor, SamModel
+
+    side = 64
+    vision = {"hidden_size": 32, "output_channels": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": side, "patch_size": 8, "window_size": 3, "global_attn_indexes": [1], "num_pos_feats": 16}
+    prompt = {"hidden_size": 32, "image_size": side, "patch_size": 8, "mask_input_channels": 8}
+    decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 8, "iou_head_hidden_dim": 16}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(6)
+        config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+        model = SamModel(config)
+        for weight in model.parameters():
+            if weight.ndim > 1:  # the usual beginnings are too small to show anything
+                weight.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    SamImageProcessor(size={"longest_edge": side}, pad_size={"height": side, "width": side}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_groundingdino() -> Callable[..., Path]:
+    """``tiny_groundingdino(folder, limit=256)``: Grounding DINO of random weights, saved; its path.
+
+    It knows the words of ``DINO_WORDS``, and ``limit`` tokens at once.
+    """
+    return _tiny_groundingdino
+
+
+def _tiny_groundingdino(folder: Path, limit: int = 256) -> Path:
+    from transformers import (
+        BertConfig,
+        BertTokenizer,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessor,
+        GroundingDinoProcessor,
+        SwinConfig,
+    )
+
+    vocabulary = {f"[unused{i}]": i for i in range(1, 1040)}
+    vocabulary = {word: i for word, i in vocabulary.items() if i not in BERT_MARKS.values()} | BERT_MARKS
+    vocabulary |= {word: 1040 + i for i, word in enumerate(DINO_WORDS)}
+    config = GroundingDinoConfig(
+        backbone_config=SwinConfig(
+            embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4]
+        ),
+        text_config=BertConfig(
+            vocab_size=1100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        ),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=20,
+        max_text_len=limit,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = GroundingDinoForObjectDetection(config)
+        for parameter in made.parameters():  # the default weights are too small for scores to differ
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    made.save_pretrained(folder)
+    processor = GroundingDinoImageProcessor(size={"shortest_edge": 96, "longest_edge": 160})
+    GroundingDinoProcessor(processor, BertTokenizer(vocab=vocabulary, do_lower_case=True)).save_pretrained(folder)
+    return folder

@@ -1,4 +1,4 @@
-"""Boxes as prompts: what the segmenters of the SAM family share around their networks."""
+"""Boxes and points as prompts: what the segmenters of the SAM family share around their networks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scenewright.batching import in_batches
-from scenewright.layout import Image, Layout, RunLengths
+from scenewright.layout import Image, RunLengths
 from scenewright.networks import precision
 
 #: Pixels of masks that are enlarged and encoded at once: 256 MB of logits.
 _PIXELS_AT_ONCE = 2**26
+
+#: A mask, and the IoU that the network believes it has with what was meant: about 0 .. 1.
+Scored = tuple[RunLengths, float]
 
 
 @dataclass(frozen=True)
@@ -23,68 +26,84 @@ class Seen:
 
     Attributes:
         sizes: height and width at which the network saw each image, without padding.
-        decode: from the place of each box's image in the batch, and the boxes in pixels of these sizes ``(m, 4)``, to
-            logits ``(m, h, w)`` of any size.
+        decode: from the place of each prompt's image in the batch, and the prompts in pixels of these sizes, boxes
+            ``(m, 4)`` or points ``(m, 2)``, to logits ``(m, h, w)`` of any size and predicted IoUs ``(m,)``.
         enlarge: from an image's place and logits to masks ``(m, height, width)`` at the size of the image.
     """
 
     sizes: list[tuple[int, int]]
-    decode: Callable[[list[int], Tensor], Tensor]
+    decode: Callable[[list[int], Tensor], tuple[Tensor, Tensor]]
     enlarge: Callable[[int, Tensor], Tensor]
 
 
-def segment_boxes(
+def segment_prompts(
     images: Sequence[Image],
-    layouts: Sequence[Layout],
+    prompts: Sequence[Float[Tensor, "_n _k"]],
     look: Callable[[list[Image]], Seen],
     *,
     batch_size: int,
     boxes_per_call: int,
     across_images: bool = True,
-) -> list[list[RunLengths]]:
-    """One mask per region, in the layouts' order; an image is looked at once, and not at all without regions.
+) -> list[list[Scored]]:
+    """One mask and its predicted IoU per prompt, in order; an image is looked at once, and not at all without prompts.
 
-    What does not fit the memory is halved: first the boxes, then the images.
+    What does not fit the memory is halved: first the prompts, then the images.
 
     Args:
+        prompts: of each image, boxes ``(n, 4)`` or points ``(n, 2)``, as fractions of it.
         look: takes at most ``batch_size`` images.
-        boxes_per_call: at most so many boxes are decoded at once.
-        across_images: whether one call may hold boxes of several images, which saves calls and padding.
+        boxes_per_call: at most so many prompts of any kind are decoded at once.
+        across_images: whether one call may hold prompts of several images, which saves calls and padding.
 
     Raises:
-        ValueError: a size is below 1; as many layouts as images are needed.
+        ValueError: a size is below 1; as many items of prompts as images are needed.
     """
     for name, value in (("batch_size", batch_size), ("boxes_per_call", boxes_per_call)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
-    def segmented(batch: list[tuple[Image, Layout]]) -> list[list[RunLengths]]:
+    def segmented(batch: list[tuple[Image, Tensor]]) -> list[list[Scored]]:
         seen = look([image for image, _ in batch])
-        prompts = []
-        for i, (image, layout) in enumerate(batch):
-            boxes = layout.boxes.to(image.device, torch.float32)
-            prompts += [(i, box) for box in Layout(boxes, layout.labels).pixel_boxes(*seen.sizes[i])]
+        placed = []
+        for i, (image, fractions) in enumerate(batch):
+            fractions, (height, width) = fractions.to(image.device, torch.float32), seen.sizes[i]
+            sides = fractions.new_tensor([width, height]).repeat(fractions.shape[1] // 2)
+            placed += [(i, prompt) for prompt in fractions * sides]
 
-        def masks_of(chunk: list[tuple[int, Tensor]]) -> list[RunLengths]:
+        def masks_of(chunk: list[tuple[int, Tensor]]) -> list[Scored]:
             places = [i for i, _ in chunk]
-            logits = seen.decode(places, torch.stack([box for _, box in chunk])).float()
-            height, width = batch[places[0]][0].shape[1:]
-            masks, start = [], 0
+            logits, scores = seen.decode(places, torch.stack([prompt for _, prompt in chunk]))
+            logits, masks, start = logits.float(), [], 0
             for i, group in groupby(places):
                 height, width = batch[i][0].shape[1:]
                 step, stop = max(1, _PIXELS_AT_ONCE // (height * width)), start + len(list(group))
                 for first in range(start, stop, step):
                     masks += encode(seen.enlarge(i, logits[first : min(first + step, stop)]))
                 start = stop
-            return masks
+            return list(zip(masks, scores.tolist(), strict=True))
 
         alike = None if across_images else lambda prompt: prompt[0]
-        masks = iter(in_batches(masks_of, prompts, boxes_per_call, alike))
-        return [[next(masks) for _ in range(len(layout))] for _, layout in batch]
+        masks = iter(in_batches(masks_of, placed, boxes_per_call, alike))
+        return [[next(masks) for _ in range(len(fractions))] for _, fractions in batch]
 
-    full = [(image, layout) for image, layout in zip(images, layouts, strict=True) if len(layout)]
+    full = [(image, some) for image, some in zip(images, prompts, strict=True) if len(some)]
     found = iter(in_batches(segmented, full, batch_size))
-    return [next(found) if len(layout) else [] for layout in layouts]
+    return [next(found) if len(some) else [] for some in prompts]
+
+
+def masks_only(scored: Sequence[Sequence[Scored]]) -> list[list[RunLengths]]:
+    """The masks of every image without their predicted IoUs."""
+    return [[mask for mask, _ in some] for some in scored]
+
+
+def as_inputs(prompts: Tensor, multimask: bool) -> dict[str, Any]:
+    """Boxes or points, each of an image of its own, as transformers calls them.
+
+    A point lies in many things, a part and a whole, so that there are three candidates whatever the setting for boxes.
+    """
+    if prompts.shape[1] == 2:
+        return {"input_points": prompts[:, None, None], "multimask_output": True}
+    return {"input_boxes": prompts[:, None], "multimask_output": multimask}
 
 
 def encode(masks: Bool[Tensor, "n _h _w"]) -> list[RunLengths]:
@@ -92,9 +111,12 @@ def encode(masks: Bool[Tensor, "n _h _w"]) -> list[RunLengths]:
     return RunLengths.encode(masks.transpose(1, 2).contiguous().transpose(1, 2))
 
 
-def best(logits: Float[Tensor, "m k h w"], scores: Float[Tensor, "m k"]) -> Float[Tensor, "m h w"]:
-    """Of each prompt's candidates, the one whose predicted IoU is highest."""
-    return logits[torch.arange(len(logits), device=logits.device), scores.argmax(1)]
+def best(
+    logits: Float[Tensor, "m k h w"], scores: Float[Tensor, "m k"]
+) -> tuple[Float[Tensor, "m h w"], Float[Tensor, " m"]]:
+    """Of each prompt's candidates, the one whose predicted IoU is highest, and that IoU."""
+    highest, places = scores.max(1)
+    return logits[torch.arange(len(logits), device=logits.device), places], highest
 
 
 def thickened(image: Image, side: int) -> Image:

@@ -1,9 +1,18 @@
-"""What the SAM family shares, with a network that answers each box with the box itself."""
+"""What the SAM family shares, with a network that answers each box with the box itself, a point with its corner."""
 
 import pytest
 import torch
 
-from scenewright.annotators.box_prompts import Seen, best, encode, ready, segment_boxes, thickened
+from scenewright.annotators.box_prompts import (
+    Seen,
+    as_inputs,
+    best,
+    encode,
+    masks_only,
+    ready,
+    segment_prompts,
+    thickened,
+)
 from scenewright.layout import Layout, RunLengths
 from scenewright.networks import precision
 
@@ -17,7 +26,7 @@ BOXES = [
 
 
 class Framer:
-    """Sees images as 8 by 8 and draws each box at the image's own size, inside positive."""
+    """Sees images as 8 by 8 and draws each box at the image's own size, inside positive; is as sure as it is wide."""
 
     def __init__(self, boxes_that_fit=1000, images_that_fit=1000):
         self.boxes_that_fit, self.images_that_fit = boxes_that_fit, images_that_fit
@@ -32,7 +41,10 @@ class Framer:
             self.calls.append(places)
             if len(boxes) > self.boxes_that_fit:
                 raise torch.OutOfMemoryError("boxes")
-            return (boxes / 8)[:, None]  # (m, 1, 4): fractions, for enlarge to draw
+            if boxes.shape[1] == 2:
+                boxes = torch.cat([torch.zeros_like(boxes), boxes], 1)
+            # (m, 1, 4): fractions, for enlarge to draw
+            return (boxes / 8)[:, None], (boxes[:, 2] - boxes[:, 0]) / 8
 
         def enlarge(i, logits):
             return torch.stack([framed(box, *images[i].shape[1:]) for box in logits[:, 0]])
@@ -50,16 +62,15 @@ def images_and_layouts():
     return images, [Layout(torch.tensor(b).reshape(-1, 4), ["thing"] * len(b)) for b in BOXES]
 
 
-def run(framer, batch_size=8, boxes_per_call=64, across_images=True):
-    images, layouts = images_and_layouts()
-    return segment_boxes(
-        images,
-        layouts,
-        framer.look,
-        batch_size=batch_size,
-        boxes_per_call=boxes_per_call,
-        across_images=across_images,
-    )
+def scored(framer, prompts, batch_size=8, boxes_per_call=64, across_images=True):
+    images, _ = images_and_layouts()
+    sizes = {"batch_size": batch_size, "boxes_per_call": boxes_per_call}
+    return segment_prompts(images, prompts, framer.look, **sizes, across_images=across_images)
+
+
+def run(framer, **options):
+    _, layouts = images_and_layouts()
+    return masks_only(scored(framer, [x.boxes for x in layouts], **options))
 
 
 def expected():
@@ -73,9 +84,8 @@ def expected():
 
 def test_nothing_to_segment_asks_nobody():
     framer = Framer()
-    images, _ = images_and_layouts()
-    assert segment_boxes([], [], framer.look, batch_size=1, boxes_per_call=1) == []
-    assert segment_boxes(images, [Layout.empty()] * 4, framer.look, batch_size=1, boxes_per_call=1) == [[]] * 4
+    assert segment_prompts([], [], framer.look, batch_size=1, boxes_per_call=1) == []
+    assert scored(framer, [torch.zeros(0, 4)] * 4) == scored(framer, [torch.zeros(0, 2)] * 4) == [[]] * 4
     assert framer.looks == []
 
 
@@ -84,7 +94,8 @@ def test_nothing_to_segment_asks_nobody():
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_every_region_gets_its_own_mask_however_the_work_is_cut(batch_size, boxes_per_call, across_images):
     framer = Framer()
-    assert run(framer, batch_size, boxes_per_call, across_images) == expected()
+    settings = {"batch_size": batch_size, "boxes_per_call": boxes_per_call, "across_images": across_images}
+    assert run(framer, **settings) == expected()
     assert sum(framer.looks) == 3, "each image with regions is looked at once"
     assert max(map(len, framer.calls)) <= boxes_per_call
     assert across_images or all(len(set(places)) == 1 for places in framer.calls)
@@ -127,10 +138,37 @@ def test_encoding_where_the_masks_are_changes_nothing(shape):
     assert all(torch.equal(x.decode(), mask) for x, mask in zip(encode(masks), masks, strict=True))
 
 
+@pytest.mark.parametrize("boxes_per_call", [1, 4])
+def test_every_mask_keeps_the_score_that_came_with_it(boxes_per_call):
+    _, layouts = images_and_layouts()
+    found = scored(Framer(), [x.boxes for x in layouts], boxes_per_call=boxes_per_call)
+    for layout, some in zip(layouts, found, strict=True):
+        widths = (layout.boxes[:, 2] - layout.boxes[:, 0]).tolist()
+        assert [score for _, score in some] == pytest.approx(widths, abs=1e-6)
+
+
+def test_points_are_fractions_of_the_image_too():
+    images, _ = images_and_layouts()
+    points = [torch.tensor([[0.5, 0.25]]), torch.zeros(0, 2), torch.tensor([[1.0, 1.0], [0.0, 0.5]]), torch.zeros(0, 2)]
+    found = scored(Framer(), points)
+    assert [len(x) for x in found] == [1, 0, 2, 0]
+    for image, some, wanted in zip(images, masks_only(found), points, strict=True):
+        boxes = torch.cat([torch.zeros_like(wanted), wanted], 1)
+        assert some == [RunLengths.encode(framed(box, *image.shape[1:])[None])[0] for box in boxes]
+
+
+def test_for_a_point_there_are_candidates_whatever_the_setting_for_boxes():
+    boxes, points = as_inputs(torch.zeros(3, 4), False), as_inputs(torch.zeros(3, 2), False)
+    assert boxes["input_boxes"].shape == (3, 1, 4) and not boxes["multimask_output"]
+    assert points["input_points"].shape == (3, 1, 1, 2) and points["multimask_output"]
+    assert as_inputs(torch.zeros(3, 4), True)["multimask_output"]
+
+
 def test_the_best_candidate_has_the_highest_score():
     logits = torch.arange(2 * 3 * 4.0).reshape(2, 3, 2, 2)
-    chosen = best(logits, torch.tensor([[0.1, 0.9, 0.3], [0.8, 0.2, 0.1]]))
+    chosen, scores = best(logits, torch.tensor([[0.1, 0.9, 0.3], [0.8, 0.2, 0.1]]))
     assert torch.equal(chosen, torch.stack([logits[0, 1], logits[1, 0]]))
+    assert scores.tolist() == pytest.approx([0.9, 0.8])
 
 
 @pytest.mark.parametrize(

@@ -13,58 +13,12 @@ from scenewright.annotators.text_features import RememberedText
 from scenewright.checkpoints import MissingWeights
 from scenewright.protocols import Detector
 
-#: where BERT has them; the network knows its borders by these ids
-SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ",": 1010, ".": 1012, "?": 1029}
-WORDS = ["cat", "dog", "red", "bus", "arm", "##chair", "remote", "control", "tree", "t", "-", "shirt", "st", "bernard"]
 TAGS = ["Cat", "Armchair", "red bus", "dog"]
 
 
-def tokenizer():
-    from transformers import BertTokenizer
-
-    vocabulary = {f"[unused{i}]": i for i in range(1, 1040)}
-    vocabulary = {word: i for word, i in vocabulary.items() if i not in SPECIAL.values()} | SPECIAL
-    vocabulary |= {word: 1040 + i for i, word in enumerate(WORDS)}
-    return BertTokenizer(vocab=vocabulary, do_lower_case=True)
-
-
-def network(limit: int = 256):
-    from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
-
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4]
-        ),
-        text_config=BertConfig(
-            vocab_size=1100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-        ),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        num_queries=20,
-        max_text_len=limit,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = GroundingDinoForObjectDetection(config)
-        for parameter in made.parameters():  # the default weights are too small for scores to differ
-            parameter.data += 0.2 * torch.randn_like(parameter)
-    return made
-
-
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    from transformers import GroundingDinoImageProcessor, GroundingDinoProcessor
-
-    path = tmp_path_factory.mktemp("groundingdino")
-    network().save_pretrained(path)
-    processor = GroundingDinoImageProcessor(size={"shortest_edge": 96, "longest_edge": 160})
-    GroundingDinoProcessor(processor, tokenizer()).save_pretrained(path)
-    return path
+def checkpoint(tmp_path_factory, tiny_groundingdino) -> Path:
+    return tiny_groundingdino(tmp_path_factory.mktemp("groundingdino"))
 
 
 @pytest.fixture(scope="session")
@@ -162,23 +116,17 @@ def test_legacy_labels_are_those_of_transformers(make, checkpoint, images):
     assert any(" " in label for label in found.labels), "no label is made of several tokens, so nothing was shown"
 
 
-def test_legacy_captions_are_cut_where_the_network_ends(images, tmp_path, make):
+def test_legacy_captions_are_cut_where_the_network_ends(images, tmp_path, tiny_groundingdino):
     """The end of the sentence is looked for before the cut, so tokens still attend to each other."""
-    from transformers import GroundingDinoProcessor
-
-    network(limit=6).save_pretrained(tmp_path)
-    GroundingDinoProcessor.from_pretrained(make().checkpoint).save_pretrained(tmp_path)
+    tiny_groundingdino(tmp_path, limit=6)
     detector = GroundingDINO(str(tmp_path), labels="tokens", separator=", ", box_threshold=0.0, text_threshold=0.0)
     (found,) = detector.detect(images[:1], [TAGS])
     # [CLS] cat , arm ##chair , | red bus ...; the last position is never part of a label
     assert set(" ".join(found.labels).split()) == {"cat,", "armchair"}
 
 
-def test_tags_beyond_the_limit_are_asked_for_in_further_prompts(images, tmp_path, make):
-    from transformers import GroundingDinoProcessor
-
-    network(limit=8).save_pretrained(tmp_path)
-    GroundingDinoProcessor.from_pretrained(make().checkpoint).save_pretrained(tmp_path)
+def test_tags_beyond_the_limit_are_asked_for_in_further_prompts(images, tmp_path, tiny_groundingdino):
+    tiny_groundingdino(tmp_path, limit=8)
     options = {"box_threshold": 0.3, "nms_threshold": None, "pad_to": 64}
     detector = GroundingDINO(str(tmp_path), **options)
     found = detector.detect(images, [TAGS] * len(images))
@@ -260,7 +208,9 @@ def test_it_runs_in_half_precision(make, images):
     assert all(len(x) == 20 and x.boxes.isfinite().all() and x.boxes.dtype == torch.float32 for x in found)
 
 
-def test_the_tokens_of_a_prompt_are_those_of_its_text():
-    bert = tokenizer()
+def test_the_tokens_of_a_prompt_are_those_of_its_text(checkpoint):
+    from transformers import GroundingDinoProcessor
+
+    bert = GroundingDinoProcessor.from_pretrained(checkpoint).tokenizer
     (prompt,) = packed(["Cat", "Armchair", "red  bus", "T-shirt"], bert)
     assert list(prompt.tokens) == bert("cat . armchair . red bus . t-shirt .")["input_ids"]

@@ -6,7 +6,7 @@ import torch
 from scenewright.annotators.segmenters.sam_hq import SAMHQ
 from scenewright.checkpoints import CheckpointError, MissingWeights
 from scenewright.layout import Layout
-from scenewright.protocols import Segmenter
+from scenewright.protocols import PointSegmenter, ScoringSegmenter, Segmenter
 
 SIDE = 64
 SIZES = [(60, 90), (128, 50), (64, 64), (20, 20)]
@@ -72,7 +72,7 @@ def iou(a, b):
 def test_no_images_and_no_regions_need_no_weights():
     segmenter = SAMHQ("nowhere")
     images, _ = images_and_layouts()
-    assert isinstance(segmenter, Segmenter)
+    assert all(isinstance(segmenter, x) for x in (Segmenter, ScoringSegmenter, PointSegmenter))
     assert segmenter.segment([], []) == []
     assert segmenter.segment(images[:2], [Layout.empty()] * 2) == [[], []]
 
@@ -113,6 +113,43 @@ def test_the_early_features_reach_the_decoder(folder):
     segmenter._network.mask_decoder.register_forward_pre_hook(without, with_kwargs=True)
     (other,) = segmenter.segment(images[:1], layouts[:1])
     assert masks != other
+
+
+def test_a_point_has_the_best_of_three_candidates(folder):
+    from transformers import SamHQModel, SamHQProcessor, SamImageProcessor
+
+    images, _ = images_and_layouts()
+    points = [torch.tensor([[0.5, 0.5], [0.1, 0.9]]), torch.zeros(0, 2), torch.tensor([[0.7, 0.2]]), torch.zeros(0, 2)]
+    found = SAMHQ(str(folder)).segment_points(images, points)
+    assert [len(x) for x in found] == [2, 0, 1, 0]
+    processor = SamHQProcessor(SamImageProcessor.from_pretrained(folder))
+    model = SamHQModel.from_pretrained(folder)
+    for i in (0, 2):
+        height, width = images[i].shape[1:]
+        asked = [[[[x * width, y * height]] for x, y in points[i].tolist()]]
+        inputs = processor(images=images[i], input_points=asked, return_tensors="pt")
+        with torch.inference_mode():
+            plain = model(inputs["pixel_values"], input_points=inputs["input_points"].float())
+        masks = processor.image_processor.post_process_masks(
+            plain.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        )[0]
+        scores, places = plain.iou_scores[0].max(1)
+        for k, (mask, score) in enumerate(found[i]):
+            assert mask.size == (height, width) and iou(mask.decode(), masks[k, places[k]]) > 0.99
+            assert score == pytest.approx(float(scores[k]), abs=1e-4)
+
+
+def test_scores_are_the_networks_own_and_their_masks_those_of_segment(folder):
+    images, layouts = images_and_layouts()
+    for multimask in (False, True):
+        segmenter = SAMHQ(str(folder), multimask=multimask)
+        scored = segmenter.segment_scored(images, layouts)
+        assert [[mask for mask, _ in some] for some in scored] == segmenter.segment(images, layouts)
+        seen, boxes = segmenter._look(images[:1]), layouts[0].pixel_boxes(*segmenter._look(images[:1]).sizes[0])
+        with torch.inference_mode():
+            _, wanted = seen.decode([0, 0, 0], boxes)
+        assert [score for _, score in scored[0]] == pytest.approx(wanted.tolist(), abs=1e-4)
+        assert len({score for _, score in scored[0]}) == 3
 
 
 @pytest.mark.parametrize(("batch_size", "boxes_per_call"), [(1, 1), (2, 2), (4, 64)])

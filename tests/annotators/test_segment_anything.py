@@ -11,7 +11,7 @@ from scenewright.annotators.segmenters.sam import SAM
 from scenewright.annotators.segmenters.segment_anything import SegmentAnything
 from scenewright.checkpoints import CheckpointError, MissingWeights
 from scenewright.layout import Layout
-from scenewright.protocols import Segmenter
+from scenewright.protocols import PointSegmenter, ScoringSegmenter, Segmenter
 
 SIDE = 64
 SIZES = [(60, 90), (128, 50), (64, 64), (20, 20)]
@@ -132,7 +132,8 @@ def iou(a, b):
 def test_no_images_and_no_regions_need_no_weights():
     segmenter = SegmentAnything("nowhere")
     images, _ = images_and_layouts()
-    assert isinstance(segmenter, Segmenter)
+    assert isinstance(segmenter, Segmenter) and isinstance(segmenter, ScoringSegmenter)
+    assert not isinstance(segmenter, PointSegmenter)
     assert segmenter.segment([], []) == []
     assert segmenter.segment(images[:2], [Layout.empty()] * 2) == [[], []]
 
@@ -173,9 +174,10 @@ def test_logits_are_those_of_sam_with_the_same_weights(file, converted):
         ours, theirs = SegmentAnything(str(file))._look(images), SAM(str(converted))._look(images)
         assert ours.sizes == theirs.sizes == [(43, 64), (64, 25), (64, 64), (64, 64)]
         for i in range(len(images)):
-            a, b = ours.decode([i, i], boxes), theirs.decode([i, i], boxes)
+            (a, scores), (b, others) = ours.decode([i, i], boxes), theirs.decode([i, i], boxes)
             assert a.shape == b.shape == (2, 32, 32)
             assert float((a - b).abs().max()) < 1e-3 * float(b.abs().max())
+            assert torch.allclose(scores, others, atol=1e-3 * float(others.abs().max()))
 
 
 def test_masks_are_those_of_the_packages_own_predictor(file):

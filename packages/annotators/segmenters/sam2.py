@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes
+from scenewright.annotators.box_prompts import Scored, Seen, as_inputs, best, masks_only, ready, segment_prompts
 from scenewright.checkpoints import VISION_FILES, Checkpoint
 from scenewright.layout import Image, Layout, RunLengths
 from scenewright.networks import precision
@@ -53,7 +54,6 @@ class SAM2:
     def checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(self.checkpoint, self.revision, VISION_FILES)]
 
-    @torch.inference_mode()
     def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
         """One mask per region, in the layout's order, at the size of its image; none for no regions.
 
@@ -61,8 +61,25 @@ class SAM2:
             ValueError: a setting is out of range; as many layouts as images are needed.
             CheckpointError: the weights are missing or of another kind.
         """
-        return segment_boxes(
-            images, layouts, self._look, batch_size=self.batch_size, boxes_per_call=self.boxes_per_call
+        return masks_only(self.segment_scored(images, layouts))
+
+    @torch.inference_mode()
+    def segment_scored(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[Scored]]:
+        """``segment`` with the predicted IoU beside each mask."""
+        return self._segment(images, [x.boxes for x in layouts])
+
+    @torch.inference_mode()
+    def segment_points(self, images: Sequence[Image], points: Sequence[Float[Tensor, "_n 2"]]) -> list[list[Scored]]:
+        """One mask and its predicted IoU per point: the best of three candidates, whatever ``multimask`` is.
+
+        Args:
+            points: ``(n, 2)`` of each image, ``x y``, as fractions of it.
+        """
+        return self._segment(images, points)
+
+    def _segment(self, images: Sequence[Image], prompts: Sequence[Tensor]) -> list[list[Scored]]:
+        return segment_prompts(
+            images, prompts, self._look, batch_size=self.batch_size, boxes_per_call=self.boxes_per_call
         )
 
     def _look(self, images: list[Image]) -> Seen:
@@ -73,11 +90,10 @@ class SAM2:
         levels = network.get_image_embeddings(inputs["pixel_values"].to(precision(self.dtype)))
         levels = [level.float() for level in levels]
 
-        def decode(places: list[int], boxes: Tensor) -> Tensor:
+        def decode(places: list[int], prompts: Tensor) -> tuple[Tensor, Tensor]:
             found = network(
                 image_embeddings=[level[places] for level in levels],
-                input_boxes=boxes[:, None],
-                multimask_output=self.multimask,
+                **as_inputs(prompts, self.multimask),
             )
             return best(found.pred_masks[:, 0], found.iou_scores[:, 0])
 

@@ -9,9 +9,19 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes, thickened
+from scenewright.annotators.box_prompts import (
+    Scored,
+    Seen,
+    as_inputs,
+    best,
+    masks_only,
+    ready,
+    segment_prompts,
+    thickened,
+)
 from scenewright.checkpoints import VISION_FILES, Checkpoint
 from scenewright.layout import Image, Layout, RunLengths
 from scenewright.networks import precision
@@ -55,7 +65,6 @@ class SAMHQ:
     def checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(self.checkpoint, self.revision, VISION_FILES)]
 
-    @torch.inference_mode()
     def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
         """One mask per region, in the layout's order, at the size of its image; none for no regions.
 
@@ -63,10 +72,27 @@ class SAMHQ:
             ValueError: a setting is out of range; as many layouts as images are needed.
             CheckpointError: the weights are missing or of another kind.
         """
-        # the early features are as wide as the encoder: repeating them for each box would cost more than decoding
-        return segment_boxes(
+        return masks_only(self.segment_scored(images, layouts))
+
+    @torch.inference_mode()
+    def segment_scored(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[Scored]]:
+        """``segment`` with the predicted IoU beside each mask."""
+        return self._segment(images, [x.boxes for x in layouts])
+
+    @torch.inference_mode()
+    def segment_points(self, images: Sequence[Image], points: Sequence[Float[Tensor, "_n 2"]]) -> list[list[Scored]]:
+        """One mask and its predicted IoU per point: the best of three candidates, whatever ``multimask`` is.
+
+        Args:
+            points: ``(n, 2)`` of each image, ``x y``, as fractions of it.
+        """
+        return self._segment(images, points)
+
+    def _segment(self, images: Sequence[Image], prompts: Sequence[Tensor]) -> list[list[Scored]]:
+        # the early features are as wide as the encoder: repeating them for each prompt would cost more than decoding
+        return segment_prompts(
             images,
-            layouts,
+            prompts,
             self._look,
             batch_size=self.batch_size,
             boxes_per_call=self.boxes_per_call,
@@ -82,17 +108,18 @@ class SAMHQ:
         embeddings, early = network.get_image_embeddings(inputs["pixel_values"].to(precision(self.dtype)))
         embeddings, early = embeddings.float(), early[0].float()  # the decoder reads the first of the early ones only
 
-        def decode(places: list[int], boxes: Tensor) -> Tensor:
-            i = places[0]
+        def decode(places: list[int], prompts: Tensor) -> tuple[Tensor, Tensor]:
+            i, inputs = places[0], as_inputs(prompts, self.multimask)
             found = network(
                 image_embeddings=embeddings[i : i + 1],
                 intermediate_embeddings=[early[i : i + 1]],
-                input_boxes=boxes[None],
-                multimask_output=self.multimask,
+                **{name: x.transpose(0, 1) if isinstance(x, Tensor) else x for name, x in inputs.items()},
                 hq_token_only=self.hq_token_only,
             )
             # with several candidates the network has put the best one first; the fine mask alone has no rivals
-            return found.pred_masks[0, :, 0] if self.hq_token_only else best(found.pred_masks[0], found.iou_scores[0])
+            if self.hq_token_only:
+                return found.pred_masks[0, :, 0], found.iou_scores[0, :, 0]
+            return best(found.pred_masks[0], found.iou_scores[0])
 
         def enlarge(i: int, logits: Tensor) -> Tensor:
             return processor.post_process_masks([logits[:, None]], [shapes[i]], [sizes[i]])[0][:, 0]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from scenewright.annotators.box_prompts import Seen, best, ready, segment_boxes, thickened
+from scenewright.annotators.box_prompts import Scored, Seen, best, masks_only, ready, segment_prompts, thickened
 from scenewright.checkpoints import Checkpoint, CheckpointError, fill, read_tensors
 from scenewright.layout import Image, Layout, RunLengths
 from scenewright.networks import precision
@@ -61,7 +61,6 @@ class SegmentAnything:
     def checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(self.checkpoint, self.revision, (self.filename,))]
 
-    @torch.inference_mode()
     def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
         """One mask per region, in the layout's order, at the size of its image; none for no regions.
 
@@ -69,10 +68,18 @@ class SegmentAnything:
             ValueError: a setting is out of range; as many layouts as images are needed.
             CheckpointError: the weights are missing or of another kind.
         """
+        return masks_only(self.segment_scored(images, layouts))
+
+    @torch.inference_mode()
+    def segment_scored(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[Scored]]:
+        """``segment`` with the predicted IoU beside each mask."""
+        return self._segment(images, [x.boxes for x in layouts])
+
+    def _segment(self, images: Sequence[Image], prompts: Sequence[Tensor]) -> list[list[Scored]]:
         # the package's decoder takes the prompts of one image at a time
-        return segment_boxes(
+        return segment_prompts(
             images,
-            layouts,
+            prompts,
             self._look,
             batch_size=self.batch_size,
             boxes_per_call=self.boxes_per_call,
@@ -88,8 +95,8 @@ class SegmentAnything:
         embeddings = network.image_encoder(pixels.to(precision(self.dtype))).float()
         positions = network.prompt_encoder.get_dense_pe()
 
-        def decode(places: list[int], boxes: Tensor) -> Tensor:
-            sparse, dense = network.prompt_encoder(points=None, boxes=boxes, masks=None)
+        def decode(places: list[int], prompts: Tensor) -> tuple[Tensor, Tensor]:
+            sparse, dense = network.prompt_encoder(points=None, boxes=prompts, masks=None)
             return best(
                 *network.mask_decoder(
                     image_embeddings=embeddings[places[:1]],
