@@ -72,9 +72,8 @@ def _plain(value: Any) -> Any:
 
 
 def _is_plugin(value: Any) -> bool:
-    return any(
-        callable(getattr(value, verb, None)) for verb in ("tag", "detect", "segment", "caption", "judge", "read")
-    )
+    verbs = ("tag", "detect", "segment", "caption", "judge", "read", "of_pictures")
+    return any(callable(getattr(value, verb, None)) for verb in verbs)
 
 
 def digest(path: Path) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torchvision.transforms.v2.functional import pad, resize
 
 from scenewright.batching import in_batches
-from scenewright.checkpoints import Checkpoint
+from scenewright.checkpoints import MODEL_FILES, Checkpoint
 from scenewright.layout import Image
 from scenewright.networks import precision
 
@@ -20,7 +21,8 @@ from scenewright.networks import precision
 #: or a sliver of 1 x 1024 pixels would become one of 224 x 229376.
 _LONGEST = 8
 
-_FILES = ("config.json", "model.safetensors or pytorch_model.bin", "preprocessor_config.json", "tokenizer.json")
+_NETWORK = ("config.json", "model.safetensors")
+_PROCESSOR = ("tokenizer.json", "preprocessor_config.json")  # in this order: not all that is saved anew has the second
 
 
 class CLIP:
@@ -31,6 +33,9 @@ class CLIP:
         batch_size: pictures or texts in one forward pass.
         dtype: of the weights: "float32", "bfloat16", "float16".
         compile: compile both towers on first use.
+        processor: a folder or hub id that pictures and texts are prepared as, where the checkpoint has none of its
+            own: PickScore's is that of the CLIP it was made from.
+        processor_revision: of ``processor``.
     """
 
     def __init__(
@@ -40,9 +45,20 @@ class CLIP:
         batch_size: int = 64,
         dtype: str = "float32",
         compile: bool = False,
+        processor: str | None = None,
+        processor_revision: str = "main",
     ) -> None:
         self.checkpoint, self.revision = checkpoint, revision
         self.batch_size, self.dtype, self.compile = batch_size, dtype, compile
+        self.processor, self.processor_revision = processor, processor_revision
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The network's, and the processor's if that is another."""
+        if self.processor is None:
+            return [Checkpoint(self.checkpoint, self.revision, MODEL_FILES)]
+        network = Checkpoint(self.checkpoint, self.revision, _NETWORK)
+        return [network, Checkpoint(self.processor, self.processor_revision, _PROCESSOR)]
 
     @property
     def scale(self) -> float:
@@ -50,9 +66,14 @@ class CLIP:
         return self._network.logit_scale.detach().exp().item()
 
     @torch.inference_mode()
-    def of_pictures(self, pictures: Sequence[Image]) -> Float[Tensor, "n d"]:
-        """One direction per picture, of length 1, where the pictures are."""
-        return self._stacked(in_batches(self._see, list(pictures), self.batch_size))
+    def of_pictures(self, pictures: Sequence[Image], whole: bool = False) -> Float[Tensor, "n d"]:
+        """One direction per picture, of length 1, where the pictures are.
+
+        Args:
+            whole: a picture is scaled to fit, and what is beside it in the square is of the colour that the network
+                sees as zero. Else it sees the middle square of the picture, as CLIP was trained.
+        """
+        return self._stacked(in_batches(lambda some: self._see(some, whole), list(pictures), self.batch_size))
 
     @torch.inference_mode()
     def of_texts(self, texts: Sequence[str], device: torch.device | str) -> Float[Tensor, "n d"]:
@@ -66,10 +87,13 @@ class CLIP:
         place = {text: i for i, text in enumerate(distinct)}
         return self._stacked(found)[[place[text] for text in texts]]
 
-    def _see(self, pictures: list[Image]) -> list[Tensor]:
-        device = pictures[0].device
-        processor = self._processor.image_processor
-        pixels = processor([_middle(x) for x in pictures], return_tensors="pt", device=device)["pixel_values"]
+    def _see(self, pictures: list[Image], whole: bool) -> list[Tensor]:
+        device, processor = pictures[0].device, self._processor.image_processor
+        if whole:
+            squares, options = [_in_square(x, processor) for x in pictures], {"do_resize": False}
+        else:
+            squares, options = [_middle(x) for x in pictures], {}
+        pixels = processor(squares, return_tensors="pt", device=device, **options)["pixel_values"]
         seen = self._network.to(device).get_image_features(pixels.to(device, self._network.dtype))
         return list(_on_sphere(seen))
 
@@ -84,16 +108,12 @@ class CLIP:
     def _stacked(self, directions: Sequence[Tensor]) -> Float[Tensor, "n d"]:
         return torch.stack(list(directions)) if directions else torch.zeros(0, self._network.config.projection_dim)
 
-    @property
-    def _weights(self) -> Checkpoint:
-        return Checkpoint(self.checkpoint, self.revision, _FILES)
-
     @cached_property
     def _network(self) -> Any:
         from transformers import CLIPModel
 
         # None: OpenAI's repository of ViT-B/32 holds a .bin only, which transformers reads with weights_only=True
-        network = self._weights.load(CLIPModel, dtype=precision(self.dtype), use_safetensors=None).eval()
+        network = self.checkpoints[0].load(CLIPModel, dtype=precision(self.dtype), use_safetensors=None).eval()
         if self.compile:
             network.vision_model, network.text_model = map(torch.compile, (network.vision_model, network.text_model))
         return network
@@ -102,7 +122,7 @@ class CLIP:
     def _processor(self) -> Any:
         from transformers import CLIPProcessor
 
-        return self._weights.load(CLIPProcessor)
+        return self.checkpoints[-1].load(CLIPProcessor)
 
 
 def cosines(pictures: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -118,8 +138,21 @@ def _middle(picture: Image) -> Image:
     """A picture without the far ends that CLIP would cut off anyway."""
     height, width = picture.shape[1:]
     longest = _LONGEST * min(height, width)
+    # as many rows or columns on both sides, or the middle would move: of a sliver, by half of what is seen
     top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
-    return picture[:, top : top + longest, left : left + longest]
+    return picture[:, top : height - top, left : width - left]
+
+
+def _in_square(picture: Image, processor: Any) -> Image:
+    """A picture scaled to fit into what the network sees, with its mean colour around it."""
+    side = processor.crop_size["height"]
+    height, width = picture.shape[1:]
+    scale = side / max(height, width)
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    fitted = resize(picture, size, int(processor.resample), antialias=True)
+    left, top = (side - size[1]) // 2, (side - size[0]) // 2
+    colour = [round(255 * x) for x in processor.image_mean]
+    return pad(fitted, [left, top, side - size[1] - left, side - size[0] - top], fill=colour)
 
 
 def _on_sphere(features: Any) -> Float[Tensor, "b d"]:

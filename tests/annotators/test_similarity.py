@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from scenewright.annotators.filters.clip_similarity import CLIPSimilarity
 from scenewright.annotators.provenance import describe
 from scenewright.annotators.similarity import CLIP, cosines
-from scenewright.checkpoints import CheckpointError, MissingWeights, checkpoints_of
+from scenewright.checkpoints import CheckpointError, MissingWeights, check, checkpoints_of
 from scenewright.layout import Layout, Sample
 from scenewright.protocols import Filter
 
@@ -73,6 +73,88 @@ def test_of_a_long_picture_clip_sees_the_middle(checkpoint):
     clip = CLIP(checkpoint)
     other = torch.cat([picture(3, 32, 300), long[:, :, 300:]], 2)
     torch.testing.assert_close(clip.of_pictures([long]), clip.of_pictures([other]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 101), (101, 1), (3, 100), (2, 61)])
+def test_of_a_sliver_clip_sees_what_transformers_shows_it(checkpoint, size):
+    from transformers import CLIPModel, CLIPProcessor
+
+    sliver = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
+    inputs = CLIPProcessor.from_pretrained(checkpoint)(images=[sliver], return_tensors="pt")
+    with torch.no_grad():
+        seen = CLIPModel.from_pretrained(checkpoint).eval().get_image_features(**inputs)
+    seen = torch.nn.functional.normalize(getattr(seen, "pooler_output", seen), dim=-1)
+    torch.testing.assert_close(CLIP(checkpoint).of_pictures([sliver]), seen, atol=2e-3, rtol=0)
+
+
+def test_a_whole_picture_is_seen_in_a_square_of_the_colour_that_becomes_zero(checkpoint):
+    from PIL import Image as PILImage
+    from transformers import CLIPModel, CLIPProcessor
+
+    network, processor = CLIPModel.from_pretrained(checkpoint).eval(), CLIPProcessor.from_pretrained(checkpoint)
+    for image, (width, height) in zip([PICTURES[1], PICTURES[2]], [(32, 10), (12, 32)], strict=True):
+        square = PILImage.new("RGB", (32, 32), (123, 117, 104))
+        fitted = PILImage.fromarray(image.permute(1, 2, 0).numpy()).resize((width, height), PILImage.Resampling.BICUBIC)
+        square.paste(fitted, ((32 - width) // 2, (32 - height) // 2))
+        inputs = processor(images=[square], return_tensors="pt")
+        assert inputs["pixel_values"][0, :, 0, 0].abs().max() < 0.01
+        with torch.no_grad():
+            seen = network.get_image_features(**inputs)
+        seen = torch.nn.functional.normalize(getattr(seen, "pooler_output", seen), dim=-1)
+        clip = CLIP(checkpoint)
+        torch.testing.assert_close(clip.of_pictures([image], whole=True), seen, atol=2e-3, rtol=0)
+        assert (clip.of_pictures([image]) - seen).abs().max() > 0.02
+
+
+def test_of_a_square_picture_all_is_seen_either_way(checkpoint):
+    clip = CLIP(checkpoint)
+    squares = [picture(5, 64, 64), picture(6, 1, 1), PICTURES[3]]
+    torch.testing.assert_close(clip.of_pictures(squares, whole=True), clip.of_pictures(squares), atol=1e-5, rtol=0)
+
+
+def test_whole_slivers_and_single_pixels_are_looked_at_in_any_batch(checkpoint):
+    slivers = [picture(0, 1, 20_000), picture(0, 5000, 1), picture(0, 1, 1), *PICTURES]
+    together = CLIP(checkpoint).of_pictures(slivers, whole=True)
+    alone = CLIP(checkpoint, batch_size=1).of_pictures(slivers, whole=True)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_a_network_without_a_processor_takes_that_of_another(checkpoint, tmp_path):
+    from transformers import CLIPImageProcessor, CLIPProcessor
+
+    network, other = tmp_path / "network", tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    network.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (other / name).rename(network / name)
+    clip = CLIP(str(network), processor=str(other))
+    assert torch.equal(clip.of_pictures(PICTURES), CLIP(checkpoint).of_pictures(PICTURES))
+    assert torch.equal(clip.of_texts(TEXTS, "cpu"), CLIP(checkpoint).of_texts(TEXTS, "cpu"))
+    grey = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_mean=[0.5] * 3)
+    CLIPProcessor(grey, CLIPProcessor.from_pretrained(checkpoint).tokenizer).save_pretrained(other)
+    greyer = CLIP(str(network), processor=str(other)).of_pictures(PICTURES)
+    assert not torch.allclose(greyer, CLIP(checkpoint).of_pictures(PICTURES), atol=1e-3)
+
+
+def test_all_weights_are_known_before_any_is_loaded(checkpoint, tmp_path):
+    scorer = CLIP("acme/scorer", revision="a" * 40, processor="acme/clip", processor_revision="b" * 40)
+    assert [(x.name, x.revision) for x in checkpoints_of(scorer)] == [
+        ("acme/scorer", "a" * 40),
+        ("acme/clip", "b" * 40),
+    ]
+    assert [x.name for x in checkpoints_of(CLIP("acme/clip"))] == ["acme/clip"]
+    with pytest.raises(MissingWeights, match=f"judge CLIP: the folder {tmp_path} has no tokenizer.json"):
+        check({"judge": CLIP(checkpoint, processor=str(tmp_path))})
+
+
+def test_an_injected_clip_is_described_in_its_place(checkpoint):
+    class Judge:
+        def __init__(self, image_text):
+            self.image_text = image_text
+
+    known = describe(Judge(CLIP(checkpoint, processor=checkpoint)))["settings"]["image_text"]
+    assert known["class"] == "scenewright.annotators.similarity.CLIP" and known["settings"]["processor"] == checkpoint
+    assert len(known["checkpoints"]) == 2 and all(len(x["sha256"]) == 64 for x in known["checkpoints"])
 
 
 def test_weights_that_are_missing_or_of_another_kind_are_named(tmp_path):
