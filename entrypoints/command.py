@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 
-def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+def one_line_errors(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """Say what a user got wrong without a traceback; HYDRA_FULL_ERROR=1 brings it back.
 
     A wrong setting, path or file ends with exit code 2. Any other exception is a fault of
@@ -18,9 +18,9 @@ def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig]
     """
 
     @wraps(main)
-    def guarded(cfg: DictConfig) -> None:
+    def guarded(cfg: DictConfig) -> Any:
         try:
-            main(cfg)
+            return main(cfg)
         except KeyboardInterrupt:
             print("interrupted; the same command continues from here", file=sys.stderr)
             sys.exit(130)

@@ -94,7 +94,6 @@ class DrawingRun:
     def conclude(self) -> None:
         """Write the list and the contact sheet, and say how it ended, once for all processes."""
         self.process.wait_for_everyone()
-        self.process.end_training()
         if not self.process.is_main_process:
             return
         for left in self.folder.glob(".*.png.*.tmp"):  # of processes that were killed
@@ -113,6 +112,10 @@ class DrawingRun:
             sheet = contact_sheet([small(wanted) for wanted in shown])
             write_whole(self.folder / "contact_sheet.png", png(sheet))
         print(f"{len(found)} images in {self.folder}" + (f" · {self.folder / 'contact_sheet.png'}" if shown else ""))
+
+    def end(self) -> None:
+        """Leave the other processes."""
+        self.process.end_training()
 
     @cached_property
     def model(self) -> Any:

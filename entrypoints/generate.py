@@ -17,6 +17,7 @@ def run(cfg: DictConfig) -> None:
     drawing = DrawingRun(cfg)
     drawing.draw()
     drawing.conclude()
+    drawing.end()
 
 
 def main() -> None:

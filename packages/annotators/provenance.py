@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from scenewright.checkpoints import Checkpoint, checkpoints_of
@@ -65,6 +66,11 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
+    if isinstance(value, partial):
+        named = {"function": _plain(value.func), "settings": _plain(value.keywords)}
+        return named["function"] if not value.args and not value.keywords else named
+    if isinstance(value, (FunctionType, BuiltinFunctionType)):
+        return f"{value.__module__}.{value.__qualname__}"
     try:
         return describe(value) if _is_plugin(value) else str(value)
     except ValueError:  # a class without a signature
@@ -72,7 +78,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_plugin(value: Any) -> bool:
-    verbs = ("tag", "detect", "segment", "caption", "judge", "read", "of_pictures")
+    verbs = ("tag", "detect", "segment", "caption", "judge", "read", "of_pictures", "features")
     return any(callable(getattr(value, verb, None)) for verb in verbs)
 
 
