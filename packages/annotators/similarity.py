@@ -87,6 +87,10 @@ class CLIP:
         place = {text: i for i, text in enumerate(distinct)}
         return self._stacked(found)[[place[text] for text in texts]]
 
+    def logits(self, cosines: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """What the network itself says of pictures and texts with these cosines: scale × cosine."""
+        return self.scale * cosines
+
     def _see(self, pictures: list[Image], whole: bool) -> list[Tensor]:
         device, processor = pictures[0].device, self._processor.image_processor
         if whole:
