@@ -46,7 +46,7 @@ def intervals(
     for _ in range(rounds):
         chosen = generator.integers(len(layouts), size=len(layouts))
         found.append(metric.summarize([x for i in chosen for x in layouts[i]]))
-    spread = {name: 1.96 * float(np.nanstd([x[name] for x in found], ddof=1)) for name in names}
+    spread = {name: 1.96 * _deviation([x[name] for x in found]) for name in names}
     return {name: (value[name] - spread[name], value[name] + spread[name]) for name in names}
 
 
@@ -67,6 +67,11 @@ def _of_means(layouts: Sequence[Sequence[Record]], rounds: int, seed: int) -> di
     every = np.concatenate(found)
     whole = {name: every[:, i][~np.isnan(every[:, i])] for i, name in enumerate(names)}
     return {name: _percentiles(x) for name, x in whole.items()}
+
+
+def _deviation(values: Sequence[float]) -> float:
+    known = [x for x in values if not np.isnan(x)]
+    return float(np.std(known, ddof=1)) if len(known) > 1 else np.nan
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:

@@ -76,3 +76,13 @@ def test_an_image_that_was_not_scored_is_left_out():
     some = records([1.0, np.nan, 3.0, np.nan])
     low, high = intervals(Mean(), some)["x"]
     assert 1 <= low <= high <= 3
+
+
+def test_a_number_that_cannot_be_computed_of_any_resampled_set_has_no_interval():
+    class Never(Median):
+        """Not a number of any set."""
+
+        def summarize(self, records):
+            return {"never": float("nan")}
+
+    assert np.isnan(intervals(Never(), records([1.0, 2.0, 3.0]))["never"]).all()
