@@ -158,7 +158,9 @@ class EvaluationRun:
             metric.update(images, samples)
             return []
         about = [(x.sample.key, x.index, x.digest, _about(x.sample)) for x in found]
-        path = self.folder / "scores" / name / f"{_digest([self._fingerprints[name], about])[:32]}.npz"
+        source = self.dataset.fingerprint if isinstance(self.dataset, RangedDataset) else None  # of the true images
+        digest = _digest([self._fingerprints[name], source, about])
+        path = self.folder / "scores" / name / f"{digest[:32]}.npz"
         stored = None if self.cfg.overwrite else _stored(path)
         if stored is None:
             before = len(metric.records)
