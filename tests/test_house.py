@@ -29,7 +29,18 @@ GROUPS = {
 }
 CONFIGS = [path for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 SOURCES = sorted((ROOT / "packages").rglob("*.py"))
-SCRIPTS = ["annotate", "eval", "export", "generate", "import_annotations", "preference", "report", "shards", "train"]
+SCRIPTS = [
+    "annotate",
+    "eval",
+    "export",
+    "generate",
+    "import_annotations",
+    "leaderboard",
+    "preference",
+    "report",
+    "shards",
+    "train",
+]
 
 
 def name_of(path: Path) -> str:

@@ -1,6 +1,8 @@
-"""A small feature network for sets of images, and what torch-fidelity itself says with it."""
+"""A small feature network for sets of images, what torch-fidelity itself says with it, and a browser for pages."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -93,3 +95,38 @@ def fidelity(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, float]]
         return calculate_metrics(**inputs, **quiet, feature_extractor="small", **wanted)
 
     return measured
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Any]:
+    """A headless Chromium."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs chromium and chromedriver on the PATH")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    off = "gpu quic background-networking component-update sync".split()
+    for flag in ("headless", "no-sandbox", "no-first-run", *(f"disable-{name}" for name in off)):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def page(browser) -> Iterator[Callable[..., Callable[..., Any]]]:
+    """``page(path, width)`` opens a page and returns what runs scripts in it; at the end the console must be empty."""
+
+    def opened(path: Any, width: int = 1440) -> Callable[..., Any]:
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get(path.as_uri())
+        return browser.execute_script
+
+    yield opened
+    assert browser.get_log("browser") == []
