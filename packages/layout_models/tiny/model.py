@@ -153,9 +153,7 @@ class Tiny(nn.Module):
         if height % (2 * CELL) or width % (2 * CELL):
             raise ValueError(f"height and width must be multiples of {2 * CELL}, got {height} and {width}")
         device, count = self.unet.device, len(seeds)
-        # guidance drives pixels out of their range: dynamic thresholding keeps them in it (arXiv:2205.11487, 2.3)
-        in_range = {"thresholding": True, "sample_max_value": 1.5}
-        scheduler: Any = DPMSolverMultistepScheduler.from_config(self.scheduler.config, **in_range)
+        scheduler: Any = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(self.num_inference_steps)
         shape = (3 * CELL**2, height // CELL, width // CELL)
         latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(x)) for x in seeds])
