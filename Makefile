@@ -7,7 +7,7 @@ RUN     = $(VENV)/bin/python
 help:            ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */:/' | awk -F: '{printf "  make %-9s %s\n", $$1, $$2}'
 
-demo: install    ## annotate photographs and drawn scenes, train a tiny layout model for a minute, draw with a trained one
+demo: install    ## annotate photographs and drawn scenes, train a tiny layout model for a minute, draw with a trained one, judge it
 	@echo "== collecting photographs that scikit-image and scikit-learn bring along"
 	$(RUN) entrypoints/demo_photos.py demo/photos
 	@echo "== annotating them, and drawn scenes, without any weights"
@@ -20,7 +20,9 @@ demo: install    ## annotate photographs and drawn scenes, train a tiny layout m
 	@echo "== drawing with the weights that come along: held-out scenes, and layouts written by hand"
 	$(RUN) entrypoints/generate.py experiment=embedded limit=12 output_dir=demo/scenes
 	$(RUN) entrypoints/generate.py layout_model=tiny layouts=docs/layouts.json images_per_layout=2 output_dir=demo/layouts
-	@echo "== open $(CURDIR)/demo/report.html"
+	@echo "== judging the trained one on held-out scenes"
+	$(RUN) entrypoints/eval.py experiment=embedded limit=32 output_dir=demo/evaluation
+	@echo "== open $(CURDIR)/demo/report.html and $(CURDIR)/demo/evaluation/report.html"
 	@echo "== look at $(CURDIR)/demo/scenes/contact_sheet.png, demo/layouts/contact_sheet.png and demo/training/validation"
 
 test: install    ## run the tests (offline, two processes)

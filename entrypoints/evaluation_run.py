@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,24 +192,25 @@ class EvaluationRun:
         if self.cfg.report:
             from scenewright.evaluation.results import write_results
 
+            known = {(row["key"], row["image"]): row for row in images}
+            regions = defaultdict(list)
+            for row in objects:
+                regions[row["key"], row["image"]].append(row)
             write_results(
                 page,
                 title=self.folder.name,
                 results=document,
                 images=images,
                 objects=objects,
-                picture=lambda key, index: self._picture(key, index, images, objects),
+                picture=lambda key, index: self._picture(known[key, index], regions[key, index]),
                 count=self.cfg.report,
             )
         print(table(document["metrics"]))
         print(f"{page if self.cfg.report else self.folder}")
 
-    def _picture(
-        self, key: str, index: int, images: Sequence[Row], objects: Sequence[Row]
-    ) -> tuple[Image, Layout, str, str] | None:
+    def _picture(self, row: Row, regions: Sequence[Row]) -> tuple[Image, Layout, str, str] | None:
         """An image of the report with its layout, caption and name."""
-        row = next(x for x in images if (x["key"], x["image"]) == (key, index))
-        regions = [x for x in objects if (x["key"], x["image"]) == (key, index)]
+        key, index = row["key"], row["image"]
         boxes = torch.tensor([[x[side] for side in ("x_min", "y_min", "x_max", "y_max")] for x in regions])
         layout = Layout(boxes.reshape(-1, 4).float(), [x["label"] for x in regions], [x["caption"] for x in regions])
         try:
@@ -272,9 +274,12 @@ class EvaluationRun:
     def _settings(self) -> dict[str, Any]:
         """What tells this run from others in a table, flat."""
         if self.cfg.images is not None:
-            return {"images": str(self.cfg.images)}
+            return {"layout_model": None, "images": str(self.cfg.images)}
         chosen = HydraConfig.get().runtime.choices.get("layout_model") if HydraConfig.initialized() else None
-        flat: dict[str, Any] = {"layout_model": chosen or str(self.cfg.layout_model._target_).rpartition(".")[2]}
+        flat: dict[str, Any] = {
+            "images": None,
+            "layout_model": chosen or str(self.cfg.layout_model._target_).rpartition(".")[2],
+        }
         for name, value in self._made_by["layout_model"].items():
             if not name.startswith("_") and not isinstance(value, (dict, list)):
                 flat[f"layout_model.{name}"] = value

@@ -1,5 +1,7 @@
 """Runs of a sweep: a folder for each, and one table of all at the end."""
 
+import json
+import os
 import re
 import sys
 from hashlib import sha256
@@ -11,23 +13,29 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-#: Folders with longer names are cut, with a digest behind.
+#: Longer names of folders are cut.
 _LONGEST_NAME = 120
+
+#: Tells the runs of a sweep, in whatever process, what all of them were given.
+_SHARED = "SCENEWRIGHT_SWEEP"
 
 
 def run_folder(output_dir: str) -> Path:
-    """Where a run writes: ``output_dir``, or in a sweep a folder of it that is named after what the sweep varies."""
+    """Where a run writes: ``output_dir``, or in a sweep a folder of it that is named after what sets the run apart."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return Path(output_dir)
-    varied = HydraConfig.get().job.override_dirname
-    name = re.sub(r"[^\w.=,+-]+", "_", varied) or str(HydraConfig.get().job.num)
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:_LONGEST_NAME]}-{sha256(varied.encode()).hexdigest()[:8]}"
-    return Path(output_dir, name)
+    given = sorted(x for x in HydraConfig.get().overrides.task if not x.startswith("output_dir="))
+    shared = json.loads(os.environ.get(_SHARED, "[]"))
+    apart = ",".join(x for x in given if x not in shared)
+    name = re.sub(r"[^\w.=,+-]+", "_", apart)[:_LONGEST_NAME] or "run"
+    return Path(output_dir, f"{name}-{sha256(repr(given).encode()).hexdigest()[:8]}")
 
 
 class Leaderboard(Callback):
     """Writes the leaderboard of all runs in ``output_dir`` when a sweep ends."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        os.environ[_SHARED] = json.dumps(list(config.hydra.overrides.task))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from scenewright.evaluation.leaderboard import read_runs, write_leaderboard

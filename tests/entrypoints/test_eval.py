@@ -1,5 +1,6 @@
 """The command as users run it, with a model and metrics that take no time."""
 
+import csv
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 from accelerate.state import AcceleratorState
+from omegaconf import OmegaConf
 from PIL import Image as PILImage
 
 from scenewright.entrypoints.evaluation_run import EvaluationRun
@@ -257,6 +259,33 @@ def test_two_processes_find_the_numbers_of_one(run, settings, tmp_path):
         one, two = ((tmp_path / x / name).read_bytes() for x in ("out", "two"))
         assert one == two if name != "metrics.json" else json.loads(one)["metrics"] == json.loads(two)["metrics"]
     assert done.stdout.count("95 % interval") == 1
+
+
+def test_a_sweep_ends_with_one_table_of_its_runs(settings, tmp_path):
+    sweep = ("layout_model.grain=0.1,0.5", "seed=0,1", f"output_dir={tmp_path / 'sweep'}")
+    done = command("-m", *settings, *sweep)
+    assert done.returncode == 0, done.stderr
+    assert all(f"leaderboard.{x}" in done.stdout for x in ("md", "csv", "html"))
+    rows = list(csv.DictReader((tmp_path / "sweep" / "leaderboard.csv").read_text().splitlines()))
+    assert {(x["layout_model.grain"], x["seed"]) for x in rows} == {(a, b) for a in ("0.1", "0.5") for b in "01"}
+    folders = sorted(x.name for x in (tmp_path / "sweep").iterdir() if (x / "metrics.json").exists())
+    assert len(folders) == 4 and folders[0].startswith("layout_model.grain=0.1,seed=0-")
+    log = (tmp_path / "log").read_text()
+    assert command("-m", *settings, *sweep).returncode == 0 and (tmp_path / "log").read_text() == log
+
+
+def test_optuna_searches_for_the_settings_that_make_a_number_best(settings, tmp_path):
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize")
+    space = ("layout_model.grain=interval(0.0,0.5)", "hydra.sweeper.sampler.seed=0")
+    done = command("-m", *settings, *search, *space, "objective=greyness", f"output_dir={tmp_path / 'search'}")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "search" / "leaderboard.csv").read_text().splitlines()))
+    assert len(rows) == 3
+    results = (tmp_path / "search" / ".jobs" / "optimization_results.yaml").read_text()
+    found = OmegaConf.create(results)
+    values = {float(x["layout_model.grain"]): float(x["greyness.value"]) for x in rows}
+    assert found.best_value == pytest.approx(max(values.values()))
+    assert values[found.best_params["layout_model.grain"]] == found.best_value
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(run, settings, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 from scenewright.evaluation.leaderboard.runs import Run
 
 #: Settings that change no number, wherever they stand in a fingerprint.
-_FREE = ("batch_size", "boxes_per_call", "compile", "device")
+_FREE = ("batch_size", "boxes_per_call", "compile", "device", "run")
 
 #: What stands for a field that one of two fingerprints lacks.
 _ABSENT = object()

@@ -91,12 +91,13 @@ def make_table(runs: Sequence[Run], by: str | None, allow_unequal: bool) -> Tabl
     best = _best(runs, comparable)
     rows = [Row(run, rank, best[i]) for i, (run, rank) in enumerate(zip(runs, ranks, strict=True))]
     every = list(dict.fromkeys(name for x in runs for name in x.settings))
-    differ = tuple(name for name in every if len({setting(x.settings, name) for x in runs}) > 1)
+    # what some kinds of run do not have at all tells them apart no better than their kind does
+    differ = tuple(x for x in every if len({setting(run.settings, x) for run in runs if x in run.settings}) > 1)
     return Table(
         columns=columns,
         ranked_by=leading.name if leading else None,
         settings=differ,
-        same={name: runs[0].settings.get(name) for name in every if name not in differ},
+        same={name: next(x.settings[name] for x in runs if name in x.settings) for name in every if name not in differ},
         rows=tuple(sorted(rows, key=lambda x: math.inf if x.rank is None else x.rank)),
         seeds=_over_seeds(runs, columns, leading),
     )
