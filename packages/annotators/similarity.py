@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.transforms.v2.functional import pad, resize
+from torchvision.transforms.v2.functional import normalize, resize
 
 from scenewright.batching import in_batches
 from scenewright.checkpoints import MODEL_FILES, Checkpoint
-from scenewright.layout import Image
+from scenewright.layout import Image, Images
 from scenewright.networks import precision
 
 #: CLIP looks at the middle square of a picture; longer crops are cut to it with this margin before they are resized,
@@ -94,10 +94,16 @@ class CLIP:
     def _see(self, pictures: list[Image], whole: bool) -> list[Tensor]:
         device, processor = pictures[0].device, self._processor.image_processor
         if whole:
-            squares, options = [_in_square(x, processor) for x in pictures], {"do_resize": False}
+            squares = _in_squares(pictures, processor)
         else:
-            squares, options = [_middle(x) for x in pictures], {}
-        pixels = processor(squares, return_tensors="pt", device=device, **options)["pixel_values"]
+            bytes_only = {"do_rescale": False, "do_normalize": False}
+            middles = [_middle(x) for x in pictures]
+            squares = processor(middles, return_tensors="pt", device=device, **bytes_only)["pixel_values"]
+        # as the processor would, but all at once and in place: floats are four times as large as bytes
+        mean, deviation = (
+            [x / processor.rescale_factor for x in y] for y in (processor.image_mean, processor.image_std)
+        )
+        pixels = normalize(squares.float(), mean, deviation, inplace=True)
         seen = self._network.to(device).get_image_features(pixels.to(device, self._network.dtype))
         return list(_on_sphere(seen))
 
@@ -147,16 +153,19 @@ def _middle(picture: Image) -> Image:
     return picture[:, top : height - top, left : width - left]
 
 
-def _in_square(picture: Image, processor: Any) -> Image:
-    """A picture scaled to fit into what the network sees, with its mean colour around it."""
+def _in_squares(pictures: Sequence[Image], processor: Any) -> Images:
+    """Pictures scaled to fit into what the network sees, with its mean colour around them."""
     side = processor.crop_size["height"]
-    height, width = picture.shape[1:]
-    scale = side / max(height, width)
-    size = [max(1, round(height * scale)), max(1, round(width * scale))]
-    fitted = resize(picture, size, int(processor.resample), antialias=True)
-    left, top = (side - size[1]) // 2, (side - size[0]) // 2
-    colour = [round(255 * x) for x in processor.image_mean]
-    return pad(fitted, [left, top, side - size[1] - left, side - size[0] - top], fill=colour)
+    colour = pictures[0].new_tensor([round(255 * x) for x in processor.image_mean])
+    squares = colour[:, None, None].repeat(len(pictures), 1, side, side)
+    for square, picture in zip(squares, pictures, strict=True):
+        scale = side / max(picture.shape[1:])
+        height, width = (max(1, round(x * scale)) for x in picture.shape[1:])
+        left, top = (side - width) // 2, (side - height) // 2
+        colours_last = picture[None].contiguous(memory_format=torch.channels_last)  # half the time on a CPU
+        fitted = resize(colours_last, [height, width], int(processor.resample), antialias=True)
+        square[:, top : top + height, left : left + width] = fitted[0]
+    return squares
 
 
 def _on_sphere(features: Any) -> Float[Tensor, "b d"]:
