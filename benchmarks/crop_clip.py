@@ -118,9 +118,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         options.images, options.objects, options.repeats = 2, 3, 1
+    torch.set_num_threads(1)  # else the loop's small steps wait for one another where cores are busy
     transformers.utils.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = torch.cuda.get_device_name() if device == "cuda" else f"a CPU with {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name() if device == "cuda" else "one thread of a CPU"
     images, layouts = scenes(options.images, options.objects, options.side)
     pictures = [PILImage.fromarray(x.permute(1, 2, 0).numpy()) for x in images]
     samples, images = [Sample(str(i), layout=x) for i, x in enumerate(layouts)], [x.to(device) for x in images]
