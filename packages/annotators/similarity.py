@@ -22,7 +22,8 @@ from scenewright.networks import precision
 _LONGEST = 8
 
 _NETWORK = ("config.json", "model.safetensors")
-_PROCESSOR = ("tokenizer.json", "preprocessor_config.json")  # in this order: not all that is saved anew has the second
+#: Not all that is saved anew has a preprocessor_config.json, so that it is no sign of whether anything is there.
+_PROCESSOR = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
 class CLIP:

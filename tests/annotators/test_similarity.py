@@ -136,6 +136,22 @@ def test_a_network_without_a_processor_takes_that_of_another(checkpoint, tmp_pat
     assert not torch.allclose(greyer, CLIP(checkpoint).of_pictures(PICTURES), atol=1e-3)
 
 
+def test_the_files_that_are_asked_for_are_enough(checkpoint, tmp_path):
+    """Of a repository as it was saved before transformers 5."""
+    from transformers import CLIPProcessor
+
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(checkpoint, before)
+    CLIPProcessor.from_pretrained(checkpoint).image_processor.save_pretrained(before)
+    clip = CLIP(str(after / "0"), processor=str(after / "1"))
+    for place in clip.checkpoints:
+        Path(place.name).mkdir(parents=True)
+        for file in place.files:
+            shutil.copy(before / file, place.name)
+    assert torch.equal(clip.of_pictures(PICTURES), CLIP(checkpoint).of_pictures(PICTURES))
+    assert torch.equal(clip.of_texts(TEXTS, "cpu"), CLIP(checkpoint).of_texts(TEXTS, "cpu"))
+
+
 def test_all_weights_are_known_before_any_is_loaded(checkpoint, tmp_path):
     scorer = CLIP("acme/scorer", revision="a" * 40, processor="acme/clip", processor_revision="b" * 40)
     assert [(x.name, x.revision) for x in checkpoints_of(scorer)] == [
