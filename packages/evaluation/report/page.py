@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import heapq
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from scenewright.evaluation import html_file
 from scenewright.evaluation.report import plots
 from scenewright.evaluation.report.pictures import Card, card
 from scenewright.evaluation.report.statistics import Statistics, kind, mean, median
@@ -96,7 +93,7 @@ def write_report(
     statistics.statuses["dropped"] = len(refused)
     statistics.rejected.update(kind(why) for why in refused.values())
     html = render(statistics, chosen.cards(), failure_groups(failed), title=title, provenance=provenance or {})
-    return _write(Path(path), html)
+    return html_file.write(Path(path), html)
 
 
 class _Chosen:
@@ -151,24 +148,19 @@ def render(
 ) -> str:
     """The page as text."""
     shown = Counter(label for x in cards for label in {region.label for region in x.regions} if label)
-    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            title=title,
-            style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
-            script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            statistics=statistics,
-            facts=facts(statistics),
-            plots=plots.all_plots(statistics),
-            cards=cards,
-            labels=sorted(shown.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS],
-            groups=groups,
-            failed=[(key, why or x.reason) for x in groups for key, why in x.rows][:MOST_FAILED_CARDS],
-            provenance=provenance,
-        )
+    return html_file.render(
+        _FOLDER / "page.html.j2",
+        styles=[_FOLDER / "page.css"],
+        script=_FOLDER / "page.js",
+        title=title,
+        statistics=statistics,
+        facts=facts(statistics),
+        plots=plots.all_plots(statistics),
+        cards=cards,
+        labels=sorted(shown.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS],
+        groups=groups,
+        failed=[(key, why or x.reason) for x in groups for key, why in x.rows][:MOST_FAILED_CARDS],
+        provenance=provenance,
     )
 
 
@@ -190,26 +182,3 @@ def facts(statistics: Statistics) -> dict[str, str]:
         "aspects": "",
         "sides": "",
     }
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _write(path: Path, html: str) -> Path:
-    """Write whole or not at all. Half a surrogate pair, as in odd file names, is written as its number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(html.encode("utf-8", "backslashreplace"))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
