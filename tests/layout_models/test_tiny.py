@@ -29,9 +29,18 @@ def randomised(kind, **settings):
     return model.eval()
 
 
+#: What a study takes away from the model, one thing after the other.
+ABLATIONS = [{}, {"plan": False}, {"plan": False, "box_code": False}, {"plan": False, "overlaps": "averaged"}]
+
+
 @pytest.fixture(scope="module")
 def tiny():
     return randomised(Tiny)
+
+
+@pytest.fixture(scope="module", params=ABLATIONS, ids=str)
+def ablated(request):
+    return randomised(Tiny, **request.param)
 
 
 @pytest.mark.parametrize("difficulty", ["easy", "middle", "full"])
@@ -43,23 +52,23 @@ def test_every_word_of_the_drawn_scenes_has_an_id(difficulty):
             assert len(tokenizer.tokens(text)) <= tokenizer.length - 2, text
 
 
-def test_a_loss_is_the_mean_of_its_images_losses_whatever_the_batch(tiny):
+def test_a_loss_is_the_mean_of_its_images_losses_whatever_the_batch(ablated):
     batch = Batch.collate(scenes(4), seeds=[5, 6, 7, 8])
     alone = [
-        tiny(Batch(batch.images[i : i + 1], [batch.captions[i]], [batch.layouts[i]], seeds=[batch.seeds[i]]))
+        ablated(Batch(batch.images[i : i + 1], [batch.captions[i]], [batch.layouts[i]], seeds=[batch.seeds[i]]))
         for i in range(4)
     ]
-    assert torch.allclose(tiny(batch), torch.stack(alone).mean(), atol=1e-6)
+    assert torch.allclose(ablated(batch), torch.stack(alone).mean(), atol=1e-6)
 
 
-def test_an_image_depends_on_its_own_seed_and_not_on_its_batch(tiny):
+def test_an_image_depends_on_its_own_seed_and_not_on_its_batch(ablated):
     samples = scenes(3)
     captions, layouts = [x.caption for x in samples], [x.layout for x in samples]
-    together = tiny.sample(captions, layouts, [4, 5, 6], height=32, width=32)
+    together = ablated.sample(captions, layouts, [4, 5, 6], height=32, width=32)
     for i in range(3):
-        alone = tiny.sample(captions[i : i + 1], layouts[i : i + 1], [4 + i], height=32, width=32)
+        alone = ablated.sample(captions[i : i + 1], layouts[i : i + 1], [4 + i], height=32, width=32)
         assert (together[i].int() - alone[0].int()).abs().max() <= 1
-    again = tiny.sample(captions[:1], layouts[:1], [9], height=32, width=32)
+    again = ablated.sample(captions[:1], layouts[:1], [9], height=32, width=32)
     assert not torch.equal(again[0], together[0])
 
 
@@ -98,6 +107,34 @@ def test_what_is_trained_gets_a_gradient():
     silent = [name for name, x in model.named_parameters() if x.requires_grad and x.grad is None]
     assert silent == []
     assert not model.unet.position_net.null_text_feature.requires_grad
+
+
+def test_without_box_code_and_plan_only_which_cells_a_box_covers_matters():
+    sample = scenes(1)[0]
+    inner = replace(sample.layout, boxes=(sample.layout.boxes * 8).round() / 8)
+    shrunk = replace(inner, boxes=inner.boxes + torch.tensor([0.01, 0.01, -0.01, -0.01]))
+    for settings, same in (({"box_code": False}, True), ({}, False)):
+        model = randomised(Tiny, plan=False, **settings)
+        one, other = (model.sample([""], [x], [0], height=32, width=32) for x in (inner, shrunk))
+        assert torch.equal(one, other) == same
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"overlaps": "summed"}, "'regions' or 'averaged', got 'summed'"),
+        ({"overlaps": "averaged"}, "want plan=false"),
+        ({"box_code": False}, "want plan=false"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Tiny(weights=None, **settings)
+
+
+def test_weights_of_another_ablation_are_refused():
+    with pytest.raises(CheckpointError):
+        Tiny(plan=False)
 
 
 @pytest.mark.parametrize("model", [Tiny, TinyCaptionOnly])

@@ -14,8 +14,18 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from scenewright.evaluation import html_file
+from scenewright.evaluation.leaderboard.curves import COLOURS, Line, curves, read_line
 from scenewright.evaluation.leaderboard.runs import Run
-from scenewright.evaluation.leaderboard.table import Column, Row, SeedRow, Table, make_table, setting, value
+from scenewright.evaluation.leaderboard.table import (
+    Column,
+    Row,
+    SeedRow,
+    Table,
+    make_table,
+    setting,
+    value,
+    without_seed,
+)
 from scenewright.evaluation.readable import NONE, ends, known, number, percent, with_interval
 from scenewright.evaluation.report.plots import FIRST, plot
 
@@ -103,6 +113,7 @@ def as_csv(table: Table) -> str:
 
 def html(table: Table, title: str) -> str:
     """The page as text."""
+    lines = _lines(table)
     return html_file.render(
         _FOLDER / "page.html.j2",
         styles=(_LOOK, _FOLDER / "page.css"),
@@ -112,6 +123,11 @@ def html(table: Table, title: str) -> str:
         notes=notes(table),
         mark=_MARK,
         plots=[(x, _panel(i, x, table)) for i, x in enumerate(table.columns) if not x.unequal],
+        lines=[(x.name, colour) for x, colour in zip(lines, COLOURS, strict=False)],
+        most_lines=len(COLOURS),
+        curves=[
+            (x, found) for i, x in enumerate(table.columns) if not x.unequal and (found := curves(i, x.name, lines))
+        ],
         setting=setting,
         cell=lambda row, column: with_interval(*_entry(row.run, column)),
         share=lambda row, column: _share(row.run, column),
@@ -208,6 +224,21 @@ def _panel(place: int, column: Column, table: Table) -> str:
     longest = max(map(len, names), default=0)
     height = 0.7 + 0.2 * max(2, len(rows))
     return plot(f"board-{place}", draw, height=height, left=0.2 + 0.07 * longest) if rows else ""
+
+
+def _lines(table: Table) -> list[Line]:
+    """The first runs, or groups of runs that differ in their seeds only, as far as their folders hold scores."""
+    groups: dict[str, list[Row]] = {}
+    for row in table.rows:
+        groups.setdefault(without_seed(row.run), []).append(row)
+    names = _short_names([rows[0] for rows in groups.values()], table.seed_settings)
+    lines: list[Line] = []
+    for name, rows in zip(names, groups.values(), strict=True):
+        folders = [x.run.folder for x in rows if x.run.folder is not None]
+        line = read_line(name, folders) if len(folders) == len(rows) and len(lines) < len(COLOURS) else None
+        if line is not None:
+            lines.append(line)
+    return lines
 
 
 def _short_names(rows: Sequence[Row], settings: Sequence[str]) -> list[str]:

@@ -28,12 +28,14 @@ class Run:
         settings: what distinguishes it, flat.
         metrics: by the number's name, its entry in ``metrics.json``.
         coverage: the share of the images that were there.
+        folder: where it is; None of one that was not read from a folder.
     """
 
     name: str
     settings: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Any]]
     coverage: float = 1.0
+    folder: Path | None = None
 
     @property
     def lacks(self) -> list[tuple[str, float]]:
@@ -110,7 +112,7 @@ def _read(folder: Path, name: str) -> Run:
             raise ValueError(f"{path} says no {' and no '.join(missing)} of {number}: it cannot be compared")
     counts = document.get("coverage") or {}
     share = counts["found"] / counts["expected"] if counts.get("expected") else 1.0
-    return Run(name, document.get("settings") or {}, metrics, share)
+    return Run(name, document.get("settings") or {}, metrics, share, folder)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

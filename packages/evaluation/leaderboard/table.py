@@ -116,6 +116,11 @@ def setting(settings: Mapping[str, Any], name: str) -> str:
     return found if isinstance(found, str) else json.dumps(found, sort_keys=True, ensure_ascii=False, default=str)
 
 
+def without_seed(run: Run) -> str:
+    """Equal for runs that differ in their seeds only."""
+    return json.dumps({name: setting(run.settings, name) for name in run.settings if name != _SEED}, sort_keys=True)
+
+
 def _column(name: str, runs: Sequence[Run]) -> Column:
     first = next(x for x in runs if name in x.metrics)
     found = unequal(name, runs)
@@ -144,8 +149,7 @@ def _best(runs: Sequence[Run], columns: Sequence[Column]) -> list[frozenset[str]
 def _over_seeds(runs: Sequence[Run], columns: Sequence[Column], leading: Column | None) -> tuple[SeedRow, ...]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        others = {name: setting(run.settings, name) for name in run.settings if name != _SEED}
-        groups.setdefault(json.dumps(others, sort_keys=True), []).append(run)
+        groups.setdefault(without_seed(run), []).append(run)
     rows = [_seed_row(group, columns) for group in groups.values()]
     if all(x.seeds < 2 for x in rows):
         return ()

@@ -115,31 +115,31 @@ def _mean(values: Sequence[Any]) -> float | None:
     return math.fsum(found) / len(found) if found else None
 
 
-def binned(found: Points, trait: Trait) -> list[Bin]:
-    """Scores in bins of the trait, about as many in each; equal values are never in two bins."""
+def binned(found: Points, trait: Trait, ranges: Sequence[tuple[float, float]] | None = None) -> list[Bin]:
+    """Scores in bins of the trait, those that hold any; in ``ranges`` of the points themselves if not given."""
     values = found.values[trait.column]
-    there = ~np.isnan(values)
-    values, scores, owners = values[there], found.scores[there], found.owners[there]
     bins = []
-    for low, high in _ranges(values, trait.is_whole):
+    for low, high in ranges_of(values, trait) if ranges is None else ranges:
         inside = (values >= low) & (values <= high)
-        chosen = scores[inside]
-        interval = interval_of_mean(chosen, owners[inside], found.is_binary)
-        bins.append(Bin(low, high, math.fsum(chosen) / len(chosen), interval, len(chosen)))
+        chosen = found.scores[inside]
+        if len(chosen):
+            interval = interval_of_mean(chosen, found.owners[inside], found.is_binary)
+            bins.append(Bin(low, high, math.fsum(chosen) / len(chosen), interval, len(chosen)))
     return bins
 
 
-def _ranges(values: np.ndarray, is_whole: bool) -> list[tuple[float, float]]:
-    """The first and the last value of each bin."""
-    different, counts = np.unique(values, return_counts=True)
-    if is_whole and len(different) <= _MOST_VALUES:
+def ranges_of(values: np.ndarray, trait: Trait) -> list[tuple[float, float]]:
+    """The first and the last value of each bin, about as many in each; equal values are never in two bins."""
+    different, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    if trait.is_whole and len(different) <= _MOST_VALUES:
         return [(float(x), float(x)) for x in different]
-    wanted = len(values) / max(1, min(MOST_BINS, len(values) // _LEAST_IN_BIN))
+    count = int(counts.sum())
+    wanted = count / max(1, min(MOST_BINS, count // _LEAST_IN_BIN))
     bins: list[list[float]] = []  # first, last, count
-    for value, count in zip(different.tolist(), counts.tolist(), strict=True):
-        if not bins or bins[-1][2] >= wanted or count >= wanted:
+    for value, equal in zip(different.tolist(), counts.tolist(), strict=True):
+        if not bins or bins[-1][2] >= wanted or equal >= wanted:
             bins.append([value, value, 0])
-        bins[-1] = [bins[-1][0], value, bins[-1][2] + count]
+        bins[-1] = [bins[-1][0], value, bins[-1][2] + equal]
     if len(bins) > 1 and bins[-1][2] < wanted / 2 and bins[-2][0] < bins[-2][1]:
         first, last = bins[-2:]
         bins[-2:] = [[first[0], last[1], first[2] + last[2]]]
@@ -218,19 +218,22 @@ def _draw(axes: Axes, trait: Trait, bins: Sequence[Bin], limits: tuple[float, fl
         above = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "fontsize": 8, "color": INK}
         axes.annotate(f"{x.count:,}", (place, 0.995), **above)
     axes.plot(places, [x.mean for x in bins], "o", color=FIRST, markersize=5.5)
-    axes.set(xlabel=trait.axis, ylabel="share" if found.is_binary else "mean score", ylim=limits)
-    axes.set_xlim(-0.5, max(0.5, len(bins) - 0.5))
+    axes.set(ylabel="share" if found.is_binary else "mean score", ylim=limits)
     if found.is_binary:
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    label_bins(axes, trait, [(x.low, x.high) for x in bins])
+
+
+def label_bins(axes: Axes, trait: Trait, ranges: Sequence[tuple[float, float]]) -> None:
+    """Say below the axis which values each bin has; bins stand at 0, 1, 2 ..."""
+    places = np.arange(len(ranges))
+    axes.set(xlabel=trait.axis, xlim=(-0.5, max(0.5, len(ranges) - 0.5)))
     if trait.is_whole:
-        axes.set_xticks(places, [_range(x) for x in bins], fontsize=9)
+        axes.set_xticks(places, [f"{low:g}" if low == high else f"{low:g}–{high:g}" for low, high in ranges])
     else:  # the edges of the bins
-        axes.set_xticks([*(places - 0.5), len(bins) - 0.5], [*(_short(x.low) for x in bins), _short(bins[-1].high)])
-        axes.tick_params(axis="x", labelsize=9)
-
-
-def _range(x: Bin) -> str:
-    return f"{x.low:g}" if x.low == x.high else f"{x.low:g}–{x.high:g}"
+        edges = [*(low for low, _ in ranges), ranges[-1][1]]
+        axes.set_xticks([*(places - 0.5), len(ranges) - 0.5], [_short(x) for x in edges])
+    axes.tick_params(axis="x", labelsize=9)
 
 
 def _short(share: float) -> str:

@@ -7,7 +7,7 @@ encoder, and is saved alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,26 @@ def attach(unet: Any, layers: str = "ca", *, boxes: bool = True) -> None:
     """
     if layers not in LAYERS:
         raise ValueError(f"layers must be one of {', '.join(LAYERS)}, got {layers!r}")
+    attach_layers(unet, LAYERS[layers], lambda width: GroundingEncoder(width, boxes=boxes))
+    unet.regional_layers, unet.regional_boxes = layers, boxes
+
+
+def attach_layers(
+    unet: Any, layer: type[RegionalCrossAttention], grounding_encoder: Callable[[int], GroundingEncoder]
+) -> None:
+    """Give every transformer block a layer of this kind, and the UNet the encoder for its text's width.
+
+    Raises:
+        ValueError: the UNet has no blocks that read text.
+    """
     blocks = list(_blocks(unet))
     if not blocks:
         raise ValueError(f"the UNet has no transformer blocks that read text: {unet.config.down_block_types}")
     width = blocks[0][1].attn2.to_k.in_features
     place = {"device": unet.conv_in.weight.device, "dtype": unet.conv_in.weight.dtype}
     for name, block in blocks:
-        dim = block.attn1.to_q.in_features
-        block.fuser = LAYERS[layers](dim, width, block.attn1.heads, name=name).to(**place)
-    unet.position_net = GroundingEncoder(width, boxes=boxes).to(**place)
-    unet.regional_layers, unet.regional_boxes = layers, boxes
+        block.fuser = layer(block.attn1.to_q.in_features, width, block.attn1.heads, name=name).to(**place)
+    unet.position_net = grounding_encoder(width).to(**place)
 
 
 def _blocks(unet: Any) -> Iterator[tuple[str, Any]]:

@@ -21,9 +21,10 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from scenewright.checkpoints import CheckpointError, read_tensors
 from scenewright.layout import Batch, Images, Layout
 from scenewright.layout_models.objective import diffusion_loss, draw, target
-from scenewright.layout_models.rich_context.adapter import attach, attention_grids, check_same
+from scenewright.layout_models.rich_context.adapter import attach_layers, attention_grids, check_same
 from scenewright.layout_models.rich_context.grounding import Canvas, GroundingEncoder, canvas, ground, said_of
-from scenewright.layout_models.rich_context.regional_attention import Grounding
+from scenewright.layout_models.rich_context.regional_attention import Grounding, RegionalCrossAttention
+from scenewright.layout_models.tiny.averaged import AveragedCrossAttention, alone, ground_each
 from scenewright.layout_models.tiny.plan import PLACE, Plan, outline_error, owners, place_in_box
 from scenewright.layout_models.tiny.words import WordTokenizer
 
@@ -45,9 +46,14 @@ class Tiny(nn.Module):
         label_share: share of the images whose objects are named by their labels in place of their captions in training.
         attention_weight_scale: how much the smaller objects of an overlap are favoured.
         outline_weight: of the error of the planned outlines in the loss, where layouts have masks.
+        plan: False leaves out what each cell is told besides; the regional layers alone know the layout.
+        box_code: False leaves the boxes out of the regional layers' tokens; without a plan only.
+        overlaps: ``regions``, or ``averaged``: each object speaks alone, and pixels that several cover get the mean;
+            without a plan only.
 
     Raises:
         CheckpointError: the weights are of another model.
+        ValueError: no such treatment of overlaps, or one that the plan would undo.
     """
 
     grounded = True
@@ -68,7 +74,16 @@ class Tiny(nn.Module):
         label_share: float = 0.5,
         attention_weight_scale: float = 1.0,
         outline_weight: float = 0.5,
+        plan: bool = True,
+        box_code: bool = True,
+        overlaps: str = "regions",
     ) -> None:
+        if overlaps not in ("regions", "averaged"):
+            raise ValueError(f"overlaps must be 'regions' or 'averaged', got {overlaps!r}")
+        if plan and (not box_code or overlaps == "averaged"):
+            raise ValueError(
+                "the plan tells boxes and settles overlaps: box_code=false, overlaps=averaged want plan=false"
+            )
         super().__init__()
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -78,11 +93,12 @@ class Tiny(nn.Module):
         self.tokenizer = WordTokenizer()
         self.text_encoder = _text_encoder(len(self.tokenizer), self.tokenizer.length)
         text_width = self.text_encoder.config.hidden_size
-        self.plan = Plan(text_width, CELL) if self.grounded else None
+        self.plan = Plan(text_width, CELL) if self.grounded and plan else None
         self.unet = _unet(text_width, told=0 if self.plan is None else self.plan.channels)
+        self.averaged = overlaps == "averaged"
         if self.grounded:
-            attach(self.unet)
-            self.unet.position_net = GroundingEncoder(text_width, hidden=128)
+            layer = AveragedCrossAttention if self.averaged else RegionalCrossAttention
+            attach_layers(self.unet, layer, lambda width: GroundingEncoder(width, boxes=box_code, hidden=128))
         # a velocity keeps what is seen of an image nearly without noise: the network need not copy it
         self.scheduler: Any = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
         self.untrained = weights is None
@@ -125,7 +141,7 @@ class Tiny(nn.Module):
             self.scheduler.add_noise(latents, noise, timesteps),
             timesteps,
             self._read(captions),
-            self._ground(canvases, draws.layout_dropped, height, width),
+            self._ground(canvases, layouts, draws.layout_dropped, height, width),
             told,
         )
         wanted = target(self.scheduler, latents, noise, timesteps)
@@ -161,7 +177,7 @@ class Tiny(nn.Module):
         # guidance needs each image twice: without caption and layout, and with them
         both = [None] * count + canvases
         text = self._read([""] * count + list(captions))
-        grounding = self._ground(both, [x is not None for x in canvases] * 2, height, width)
+        grounding = self._ground(both, [*layouts, *layouts], [x is not None for x in canvases] * 2, height, width)
         if grounding is not None:
             grounding.reuse = True
         told_cells, _ = self._plan(both, [*layouts, *layouts], shape[1:])
@@ -224,21 +240,33 @@ class Tiny(nn.Module):
         return self.text_encoder(ids.to(self.unet.device)).last_hidden_state
 
     def _canvases(self, layouts: Sequence[Layout], height: int, width: int) -> list[Canvas | None]:
-        if not self.grounded:
-            return [None] * len(layouts)
+        return [self._canvas(x, height, width) if self.grounded and len(x) else None for x in layouts]
+
+    def _canvas(self, layout: Layout, height: int, width: int) -> Canvas:
         grids = attention_grids(self.unet, height // CELL, width // CELL)
-        return [canvas(x, height, width, grids, self.tokenizer, cell=CELL) if len(x) else None for x in layouts]
+        return canvas(layout, height, width, grids, self.tokenizer, cell=CELL)
 
     def _ground(
-        self, canvases: Sequence[Canvas | None], dropped: Sequence[bool], height: int, width: int
+        self,
+        canvases: Sequence[Canvas | None],
+        layouts: Sequence[Layout],
+        dropped: Sequence[bool],
+        height: int,
+        width: int,
     ) -> Grounding | None:
         if not self.grounded:
             return None
         gone = [x is None and drop for x, drop in zip(canvases, dropped, strict=True)]
         grids = attention_grids(self.unet, height // CELL, width // CELL)
-        grounding = ground(
-            canvases, self._encode, grids, dropped=gone, attention_weight_scale=self.attention_weight_scale
-        )
+        if self.averaged:
+            each = [
+                None if x is None else [self._canvas(one, height, width) for one in alone(layout)]
+                for x, layout in zip(canvases, layouts, strict=True)
+            ]
+            grounding = ground_each(each, self._encode, grids, dropped=gone)
+        else:
+            scale = self.attention_weight_scale
+            grounding = ground(canvases, self._encode, grids, dropped=gone, attention_weight_scale=scale)
         return grounding.to(self.unet.device, self.unet.dtype)
 
     def _fill(self, path: Path) -> None:
