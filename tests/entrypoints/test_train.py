@@ -271,7 +271,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 def test_a_run_that_is_interrupted_and_killed_ends_where_an_undisturbed_one_does(run, tmp_path):
-    arguments = ("steps=80", "checkpoint_every=4", "validation.every=40", "validation.layouts=1", "keep=null")
+    arguments = ("steps=40", "checkpoint_every=4", "validation.every=20", "validation.layouts=1", "keep=null")
     checkpoints = tmp_path / "run" / "checkpoints"
     stopped = command(tmp_path, *arguments)
     wait_for(checkpoints / "step-00000004", stopped)
@@ -286,5 +286,5 @@ def test_a_run_that_is_interrupted_and_killed_ends_where_an_undisturbed_one_does
     whole = f"output_dir={tmp_path / 'whole'}"
     run(*arguments)
     run(*arguments, whole)
-    assert equal(weights(tmp_path / "run", 80), weights(tmp_path / "whole", 80))
-    assert equal(weights(tmp_path / "run", 52), weights(tmp_path / "whole", 52))
+    assert equal(weights(tmp_path / "run", 40), weights(tmp_path / "whole", 40))
+    assert equal(weights(tmp_path / "run", 28), weights(tmp_path / "whole", 28))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from scenewright.evaluation.report.plots import plot
-from scenewright.evaluation.results.trends import TRAITS, Bin, Points, Trait, binned, label_bins, points, ranges_of
+from scenewright.evaluation.plot import plot
+from scenewright.evaluation.trends import TRAITS, Bin, Points, Trait, binned, label_bins, points, ranges_of
 
 #: One for each line, legible on light and on dark; more lines cannot be told apart.
 COLOURS = ("#1f77b4", "#d9661f", "#2c9c45", "#b04fc4", "#c08a00", "#c0394b")

@@ -26,8 +26,8 @@ from scenewright.evaluation.leaderboard.table import (
     value,
     without_seed,
 )
+from scenewright.evaluation.plot import FIRST, plot
 from scenewright.evaluation.readable import NONE, ends, known, number, percent, with_interval
-from scenewright.evaluation.report.plots import FIRST, plot
 
 _FOLDER = Path(__file__).parent
 _LOOK = _FOLDER.parent / "report" / "page.css"

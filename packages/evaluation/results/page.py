@@ -9,11 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scenewright.evaluation import html_file
+from scenewright.evaluation import html_file, trends
 from scenewright.evaluation.readable import ends, known, number, percent, scale
-from scenewright.evaluation.results import trends
 from scenewright.evaluation.results.cards import Card, Extremes, Picture, cards
-from scenewright.evaluation.results.trends import TRAITS
+from scenewright.evaluation.trends import TRAITS
 
 _FOLDER = Path(__file__).parent
 _LOOK = _FOLDER.parent / "report" / "page.css"

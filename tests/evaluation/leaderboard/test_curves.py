@@ -7,8 +7,8 @@ import pytest
 
 from scenewright.evaluation.leaderboard import write_leaderboard
 from scenewright.evaluation.leaderboard.curves import COLOURS, curves, read_line
-from scenewright.evaluation.results.trends import TRAITS, Points, binned, points, ranges_of
 from scenewright.evaluation.tables import parquet
+from scenewright.evaluation.trends import TRAITS, Points, binned, points, ranges_of
 
 COUNT = next(x for x in TRAITS if x.column == "count")
 

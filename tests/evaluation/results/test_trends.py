@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scenewright.evaluation.results.trends import TRAITS, Points, binned, draw, interval_of_mean, points
+from scenewright.evaluation.trends import TRAITS, Points, binned, draw, interval_of_mean, points
 
 AREA, COUNT, OVERLAP, WORDS = TRAITS
 

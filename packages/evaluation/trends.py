@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
+from scenewright.evaluation.plot import FIRST, INK, plot
 from scenewright.evaluation.readable import known
-from scenewright.evaluation.report.plots import FIRST, INK, plot
 
 #: Bins of about as many scores each.
 MOST_BINS = 8
