@@ -118,10 +118,10 @@ class EvaluationRun:
         }
         document["coverage"]["missing"] = {key: why for key, (why, _) in missing.items()}
         for name, metric in self.metrics.items():
-            shared = {"higher_is_better": metric.higher_is_better, "metric": name}
-            shared["fingerprint"] = {"metric": self._fingerprints[name], "layouts": known}
+            shared = {"metric": name, "fingerprint": {"metric": self._fingerprints[name], "layouts": known}}
             for number, entry in self._numbers(name, metric, lost, expected - len(missing)).items():
-                document["metrics"][full_name(name, number)] = {**entry, **shared}
+                better = None if number in getattr(metric, "undirected", ()) else metric.higher_is_better
+                document["metrics"][full_name(name, number)] = {**entry, "higher_is_better": better, **shared}
         images, objects = (sorted(gather_object(x), key=_order) for x in (self.images, self.objects))
         if self.process.is_main_process:
             self._write(document, images, objects)
@@ -159,8 +159,11 @@ class EvaluationRun:
             metric.update(images, samples)
             return []
         about = [(x.sample.key, x.index, x.digest, _about(x.sample)) for x in found]
-        source = self.dataset.fingerprint if isinstance(self.dataset, RangedDataset) else None  # of the true images
-        digest = _digest([self._fingerprints[name], source, about])
+        if isinstance(self.dataset, RangedDataset):  # of the true images
+            truth = self.dataset.fingerprint
+        else:
+            truth = [None if x.image is None else sha256(x.image.numpy().tobytes()).hexdigest() for x in samples]
+        digest = _digest([self._fingerprints[name], truth, about])
         path = self.folder / "scores" / name / f"{digest[:32]}.npz"
         stored = None if self.cfg.overwrite else _stored(path)
         if stored is None:

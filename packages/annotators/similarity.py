@@ -6,6 +6,7 @@ Source: Radford et al. 2021, arXiv 2103.00020. Weights: https://huggingface.co/o
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,9 @@ from scenewright.networks import precision
 #: CLIP looks at the middle square of a picture; longer crops are cut to it with this margin before they are resized,
 #: or a sliver of 1 x 1024 pixels would become one of 224 x 229376.
 _LONGEST = 8
+
+#: Networks that something holds: several metrics of one network load it once.
+_IN_USE: WeakValueDictionary[tuple[Checkpoint, str, bool], Any] = WeakValueDictionary()
 
 _NETWORK = ("config.json", "model.safetensors")
 #: Not all that is saved anew has a preprocessor_config.json, so that it is no sign of whether anything is there.
@@ -121,6 +125,13 @@ class CLIP:
 
     @cached_property
     def _network(self) -> Any:
+        key = (self.checkpoints[0], self.dtype, self.compile)
+        network = _IN_USE.get(key)
+        if network is None:
+            network = _IN_USE[key] = self._load()
+        return network
+
+    def _load(self) -> Any:
         from transformers import CLIPModel
 
         # None: OpenAI's repository of ViT-B/32 holds a .bin only, which transformers reads with weights_only=True

@@ -35,6 +35,7 @@ class InceptionScore(RecordingMetric):
 
     #: What they are for, a standard deviation, needs no more.
     rounds = 50
+    undirected = frozenset({"std"})
 
     def __init__(self, network: Classifier, splits: int = 10, seed: int = 0) -> None:
         if splits < 1:

@@ -25,6 +25,7 @@ class KID(ComparingMetric):
     """
 
     needs_features = True
+    undirected = frozenset({"std"})
 
     def __init__(
         self,

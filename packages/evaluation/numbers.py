@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scenewright.evaluation.intervals import intervals
+from scenewright.evaluation.readable import arrow
 from scenewright.evaluation.scoring import Record, RecordingMetric, gathered, image_values
 
 
@@ -42,8 +43,16 @@ def table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     for name, x in metrics.items():
         value = "–" if x["value"] is None else f"{x['value']:.4f}"
         interval = "–" if x["interval"] is None else f"{x['interval'][0]:.4f} – {x['interval'][1]:.4f}"
-        better = "↑" if x["higher_is_better"] else "↓"
-        rows.append((f"{name} {better}", value, interval, str(x["n"]), str(x["objects"] or ""), f"{x['coverage']:.4g}"))
+        rows.append(
+            (
+                f"{name} {arrow(x['higher_is_better'])}".rstrip(),
+                value,
+                interval,
+                str(x["n"]),
+                str(x["objects"] or ""),
+                f"{x['coverage']:.4g}",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

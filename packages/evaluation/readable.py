@@ -10,6 +10,11 @@ from typing import Any
 NONE = "–"
 
 
+def arrow(higher_is_better: bool | None) -> str:
+    """Which way is better; empty where neither is."""
+    return "" if higher_is_better is None else "↑" if higher_is_better else "↓"
+
+
 def known(value: Any) -> float | None:
     """A number, or None where there is none: None itself, NaN, infinity."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -58,6 +58,9 @@ class RecordingMetric(ABC):
     """
 
     higher_is_better: bool = True
+
+    #: Numbers of which neither more nor less is better, such as standard deviations.
+    undirected: frozenset[str] = frozenset()
     version: int = 1
 
     #: For an interval, the numbers are computed so many times of images drawn with replacement.

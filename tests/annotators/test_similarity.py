@@ -119,6 +119,13 @@ def test_whole_slivers_and_single_pixels_are_looked_at_in_any_batch(checkpoint):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
+def test_several_metrics_of_one_network_load_it_once(checkpoint):
+    one, same, other = CLIP(checkpoint), CLIP(checkpoint, batch_size=3), CLIP(checkpoint, dtype="bfloat16")
+    for clip in (one, same, other):
+        assert clip.scale > 0
+    assert one._network is same._network and one._network is not other._network
+
+
 def test_a_network_without_a_processor_takes_that_of_another(checkpoint, tmp_path):
     from transformers import CLIPImageProcessor, CLIPProcessor
 

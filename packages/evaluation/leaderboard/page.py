@@ -27,7 +27,7 @@ from scenewright.evaluation.leaderboard.table import (
     without_seed,
 )
 from scenewright.evaluation.plot import FIRST, plot
-from scenewright.evaluation.readable import NONE, ends, known, number, percent, with_interval
+from scenewright.evaluation.readable import NONE, arrow, ends, known, number, percent, with_interval
 
 _FOLDER = Path(__file__).parent
 _LOOK = _FOLDER.parent / "report" / "page.css"
@@ -175,7 +175,7 @@ def _share(run: Run, column: Column) -> str:
 
 
 def _heading(column: Column) -> str:
-    return f"{column.name} {'↑' if column.higher_is_better else '↓'}"
+    return f"{column.name} {arrow(column.higher_is_better)}".rstrip()
 
 
 def _rank(row: Row) -> str:

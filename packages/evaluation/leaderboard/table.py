@@ -25,7 +25,7 @@ class Column:
     """
 
     name: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     unequal: str = ""
 
 
@@ -85,8 +85,11 @@ def make_table(runs: Sequence[Run], by: str | None, allow_unequal: bool) -> Tabl
     if reasons and not allow_unequal:
         raise ValueError("\n".join([*reasons, "allow_unequal=true shows such numbers without ranking them"]))
     comparable = [x for x in columns if not x.unequal]
-    measured = {name for name in names if any(value(x, name) is not None for x in runs)}
-    leading = next((x for x in comparable if x.name == by or (by is None and x.name in measured)), None)
+    if any(x.name == by and x.higher_is_better is None for x in columns):
+        raise ValueError(f"neither more nor less of {by} is better: it ranks nothing")
+    ranking = [x for x in comparable if x.higher_is_better is not None]
+    measured = {x.name for x in ranking if any(value(y, x.name) is not None for y in runs)}
+    leading = next((x for x in ranking if x.name == by or (by is None and x.name in measured)), None)
     ranks = [None] * len(runs) if leading is None else _ranks([value(x, leading.name) for x in runs], leading)
     best = _best(runs, comparable)
     rows = [Row(run, rank, best[i]) for i, (run, rank) in enumerate(zip(runs, ranks, strict=True))]
@@ -124,7 +127,7 @@ def without_seed(run: Run) -> str:
 def _column(name: str, runs: Sequence[Run]) -> Column:
     first = next(x for x in runs if name in x.metrics)
     found = unequal(name, runs)
-    return Column(name, bool(first.metrics[name]["higher_is_better"]), sentence(name, *found) if found else "")
+    return Column(name, first.metrics[name]["higher_is_better"], sentence(name, *found) if found else "")
 
 
 def _ranks(values: Sequence[float | None], column: Column) -> list[int | None]:
@@ -139,7 +142,7 @@ def _best(runs: Sequence[Run], columns: Sequence[Column]) -> list[frozenset[str]
     first: list[set[str]] = [set() for _ in runs]
     for column in columns:
         values = [value(x, column.name) for x in runs]
-        if len(set(values) - {None}) > 1:
+        if column.higher_is_better is not None and len(set(values) - {None}) > 1:
             for names, rank in zip(first, _ranks(values, column), strict=True):
                 if rank == 1:
                     names.add(column.name)

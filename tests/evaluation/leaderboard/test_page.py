@@ -167,3 +167,13 @@ def test_a_page_of_many_runs_opens_and_nothing_sticks_out(page, of_many_runs):
         heights = run("return [...document.querySelectorAll('#runs tbody tr')].map(x => x.offsetHeight)")
         assert len(heights) == 30 and max(heights) < 80
         assert run("return [...document.querySelectorAll('svg.plot')].filter(x => x.clientWidth > 200).length") == 4
+
+
+def test_a_number_of_which_neither_way_is_better_is_shown_and_ranks_nothing(runs, entry, tmp_path):
+    spreads = [entry(x, higher_is_better=None) for x in (0.1, 0.3)]
+    every = runs(*({"kid/std": x, "kid": entry(0.5 - i / 10, higher_is_better=False)} for i, x in enumerate(spreads)))
+    path = write_leaderboard(every, tmp_path)[0]
+    assert rows_of(path)[0] == ["rank", "model", "kid/std", "kid ↓", "run"]
+    assert column(path, "run") == ["run-1", "run-0"] and not any("*" in x for x in column(path, "kid/std"))
+    with pytest.raises(ValueError, match="neither more nor less of kid/std is better"):
+        write_leaderboard(every, tmp_path, by="kid/std")
