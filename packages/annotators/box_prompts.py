@@ -1,5 +1,6 @@
 """Boxes and points as prompts: what the segmenters of the SAM family share around their networks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scenewright.batching import in_batches
-from scenewright.layout import Image, RunLengths
+from scenewright.layout import Image, Layout, RunLengths
 from scenewright.networks import precision
 
 #: Pixels of masks that are enlarged and encoded at once: 256 MB of logits.
@@ -91,9 +92,52 @@ def segment_prompts(
     return [next(found) if len(some) else [] for some in prompts]
 
 
-def masks_only(scored: Sequence[Sequence[Scored]]) -> list[list[RunLengths]]:
-    """The masks of every image without their predicted IoUs."""
-    return [[mask for mask, _ in some] for some in scored]
+class BoxPrompted(ABC):
+    """A segmenter that looks at an image once and then cuts out what each box frames.
+
+    Attributes:
+        batch_size: images that are looked at together.
+        boxes_per_call: prompts that are decoded together.
+        across_images: whether these may be of several images.
+    """
+
+    batch_size: int
+    boxes_per_call: int
+    across_images = True
+
+    def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
+        """One mask per region, in the layout's order, at the size of its image; none for no regions.
+
+        Raises:
+            ValueError: a setting is out of range; as many layouts as images are needed.
+            CheckpointError: the weights are missing or of another kind.
+        """
+        return [[mask for mask, _ in one] for one in self.segment_scored(images, layouts)]
+
+    @torch.inference_mode()
+    def segment_scored(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[Scored]]:
+        """``segment`` with the predicted IoU beside each mask."""
+        return self._segment(images, [x.boxes for x in layouts])
+
+    def _segment(self, images: Sequence[Image], prompts: Sequence[Tensor]) -> list[list[Scored]]:
+        sizes = {"batch_size": self.batch_size, "boxes_per_call": self.boxes_per_call}
+        return segment_prompts(images, prompts, self._look, **sizes, across_images=self.across_images)
+
+    @abstractmethod
+    def _look(self, images: list[Image]) -> Seen: ...
+
+
+class PointPrompted(BoxPrompted):
+    """One that takes points too."""
+
+    @torch.inference_mode()
+    def segment_points(self, images: Sequence[Image], points: Sequence[Float[Tensor, "_n 2"]]) -> list[list[Scored]]:
+        """One mask and its predicted IoU per point: the best of three candidates, whatever ``multimask`` is.
+
+        Args:
+            points: ``(n, 2)`` of each image, ``x y``, as fractions of it.
+        """
+        return self._segment(images, points)
 
 
 def as_inputs(prompts: Tensor, multimask: bool) -> dict[str, Any]:

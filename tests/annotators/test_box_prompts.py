@@ -8,7 +8,6 @@ from scenewright.annotators.box_prompts import (
     as_inputs,
     best,
     encode,
-    masks_only,
     ready,
     segment_prompts,
     thickened,
@@ -70,7 +69,7 @@ def scored(framer, prompts, batch_size=8, boxes_per_call=64, across_images=True)
 
 def run(framer, **options):
     _, layouts = images_and_layouts()
-    return masks_only(scored(framer, [x.boxes for x in layouts], **options))
+    return [[mask for mask, _ in one] for one in scored(framer, [x.boxes for x in layouts], **options)]
 
 
 def expected():
@@ -152,7 +151,7 @@ def test_points_are_fractions_of_the_image_too():
     points = [torch.tensor([[0.5, 0.25]]), torch.zeros(0, 2), torch.tensor([[1.0, 1.0], [0.0, 0.5]]), torch.zeros(0, 2)]
     found = scored(Framer(), points)
     assert [len(x) for x in found] == [1, 0, 2, 0]
-    for image, some, wanted in zip(images, masks_only(found), points, strict=True):
+    for image, some, wanted in zip(images, ([mask for mask, _ in one] for one in found), points, strict=True):
         boxes = torch.cat([torch.zeros_like(wanted), wanted], 1)
         assert some == [RunLengths.encode(framed(box, *image.shape[1:])[None])[0] for box in boxes]
 

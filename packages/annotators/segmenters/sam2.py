@@ -5,21 +5,19 @@ implementation. Weights: https://huggingface.co/facebook/sam2.1-hiera-small, als
 Apache-2.0.
 """
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from scenewright.annotators.box_prompts import Scored, Seen, as_inputs, best, masks_only, ready, segment_prompts
+from scenewright.annotators.box_prompts import PointPrompted, Seen, as_inputs, best, ready
 from scenewright.checkpoints import VISION_FILES, Checkpoint
-from scenewright.layout import Image, Layout, RunLengths
+from scenewright.layout import Image
 from scenewright.networks import precision
 
 
-class SAM2:
+class SAM2(PointPrompted):
     """Segments each box with SAM 2.
 
     An image is looked at once, squashed to a square of 1024 pixels; masks are cut at the image's own size. A mask may
@@ -53,34 +51,6 @@ class SAM2:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(self.checkpoint, self.revision, VISION_FILES)]
-
-    def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
-        """One mask per region, in the layout's order, at the size of its image; none for no regions.
-
-        Raises:
-            ValueError: a setting is out of range; as many layouts as images are needed.
-            CheckpointError: the weights are missing or of another kind.
-        """
-        return masks_only(self.segment_scored(images, layouts))
-
-    @torch.inference_mode()
-    def segment_scored(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[Scored]]:
-        """``segment`` with the predicted IoU beside each mask."""
-        return self._segment(images, [x.boxes for x in layouts])
-
-    @torch.inference_mode()
-    def segment_points(self, images: Sequence[Image], points: Sequence[Float[Tensor, "_n 2"]]) -> list[list[Scored]]:
-        """One mask and its predicted IoU per point: the best of three candidates, whatever ``multimask`` is.
-
-        Args:
-            points: ``(n, 2)`` of each image, ``x y``, as fractions of it.
-        """
-        return self._segment(images, points)
-
-    def _segment(self, images: Sequence[Image], prompts: Sequence[Tensor]) -> list[list[Scored]]:
-        return segment_prompts(
-            images, prompts, self._look, batch_size=self.batch_size, boxes_per_call=self.boxes_per_call
-        )
 
     def _look(self, images: list[Image]) -> Seen:
         network, processor = self._network.to(images[0].device), self._processor

@@ -4,30 +4,26 @@ Source: Ke et al. 2023, "Segment Anything in High Quality", arXiv 2306.01567, in
 https://huggingface.co/syscv-community/sam-hq-vit-huge, also -large and -base, Apache-2.0.
 """
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from scenewright.annotators.box_prompts import (
-    Scored,
+    PointPrompted,
     Seen,
     as_inputs,
     best,
-    masks_only,
     ready,
-    segment_prompts,
     thickened,
 )
 from scenewright.checkpoints import VISION_FILES, Checkpoint
-from scenewright.layout import Image, Layout, RunLengths
+from scenewright.layout import Image
 from scenewright.networks import precision
 
 
-class SAMHQ:
+class SAMHQ(PointPrompted):
     """Segments each box with SAM-HQ, whose decoder also sees early features of the image.
 
     Those features come from the first block with global attention. A predictor made for plain SAM does not keep them,
@@ -43,6 +39,9 @@ class SAMHQ:
         dtype: of the image encoder: "float32", "bfloat16" or "float16". Prompts and masks are float32.
         compile: compile the image encoder on first use.
     """
+
+    #: The early features are as wide as the encoder: repeating them for each prompt would cost more than decoding.
+    across_images = False
 
     def __init__(
         self,
@@ -64,40 +63,6 @@ class SAMHQ:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(self.checkpoint, self.revision, VISION_FILES)]
-
-    def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
-        """One mask per region, in the layout's order, at the size of its image; none for no regions.
-
-        Raises:
-            ValueError: a setting is out of range; as many layouts as images are needed.
-            CheckpointError: the weights are missing or of another kind.
-        """
-        return masks_only(self.segment_scored(images, layouts))
-
-    @torch.inference_mode()
-    def segment_scored(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[Scored]]:
-        """``segment`` with the predicted IoU beside each mask."""
-        return self._segment(images, [x.boxes for x in layouts])
-
-    @torch.inference_mode()
-    def segment_points(self, images: Sequence[Image], points: Sequence[Float[Tensor, "_n 2"]]) -> list[list[Scored]]:
-        """One mask and its predicted IoU per point: the best of three candidates, whatever ``multimask`` is.
-
-        Args:
-            points: ``(n, 2)`` of each image, ``x y``, as fractions of it.
-        """
-        return self._segment(images, points)
-
-    def _segment(self, images: Sequence[Image], prompts: Sequence[Tensor]) -> list[list[Scored]]:
-        # the early features are as wide as the encoder: repeating them for each prompt would cost more than decoding
-        return segment_prompts(
-            images,
-            prompts,
-            self._look,
-            batch_size=self.batch_size,
-            boxes_per_call=self.boxes_per_call,
-            across_images=False,
-        )
 
     def _look(self, images: list[Image]) -> Seen:
         network, processor = self._network.to(images[0].device), self._processor

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from scenewright.annotators.box_prompts import Scored, Seen, best, masks_only, ready, segment_prompts, thickened
+from scenewright.annotators.box_prompts import BoxPrompted, Seen, best, ready, thickened
 from scenewright.checkpoints import Checkpoint, CheckpointError, fill, read_tensors
-from scenewright.layout import Image, Layout, RunLengths
+from scenewright.layout import Image
 from scenewright.networks import precision
 
 #: Heads of the decoder's attention in every published file; no tensor's shape tells.
 _DECODER_HEADS = 8
 
 
-class SegmentAnything:
+class SegmentAnything(BoxPrompted):
     """Segments each box with Meta's package.
 
     The file is read as tensors only, never as a pickle that may run code, and its architecture from their shapes.
@@ -40,6 +40,9 @@ class SegmentAnything:
         dtype: of the image encoder: "float32", "bfloat16" or "float16". Prompts and masks are float32.
         compile: compile the image encoder on first use.
     """
+
+    #: The package's decoder takes the prompts of one image at a time.
+    across_images = False
 
     def __init__(
         self,
@@ -60,31 +63,6 @@ class SegmentAnything:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(self.checkpoint, self.revision, (self.filename,))]
-
-    def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
-        """One mask per region, in the layout's order, at the size of its image; none for no regions.
-
-        Raises:
-            ValueError: a setting is out of range; as many layouts as images are needed.
-            CheckpointError: the weights are missing or of another kind.
-        """
-        return masks_only(self.segment_scored(images, layouts))
-
-    @torch.inference_mode()
-    def segment_scored(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[Scored]]:
-        """``segment`` with the predicted IoU beside each mask."""
-        return self._segment(images, [x.boxes for x in layouts])
-
-    def _segment(self, images: Sequence[Image], prompts: Sequence[Tensor]) -> list[list[Scored]]:
-        # the package's decoder takes the prompts of one image at a time
-        return segment_prompts(
-            images,
-            prompts,
-            self._look,
-            batch_size=self.batch_size,
-            boxes_per_call=self.boxes_per_call,
-            across_images=False,
-        )
 
     def _look(self, images: list[Image]) -> Seen:
         network = self._network.to(images[0].device)
