@@ -132,6 +132,19 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         Tiny(weights=None, **settings)
 
 
+@pytest.mark.parametrize("settings", ABLATIONS, ids=str)
+def test_what_begins_as_the_twin_draws_as_the_twin(settings):
+    sample = scenes(1)[0]
+    arguments = [sample.caption], [sample.layout], [0]
+    twin = TinyCaptionOnly(num_inference_steps=2)
+    model = Tiny(weights=None, base="twin", num_inference_steps=2, **settings)
+    assert not model.untrained
+    images = [x.sample(*arguments, height=32, width=32).int() for x in (twin, model)]
+    assert (images[0] - images[1]).abs().max() <= 1
+    with pytest.raises(CheckpointError, match="does not exist"):
+        Tiny(weights=None, base="nowhere.safetensors", **settings)
+
+
 def test_weights_of_another_ablation_are_refused():
     with pytest.raises(CheckpointError):
         Tiny(plan=False)

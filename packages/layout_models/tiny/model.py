@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from scenewright.checkpoints import CheckpointError, read_tensors
 from scenewright.layout import Batch, Images, Layout
@@ -32,6 +32,7 @@ from scenewright.layout_models.tiny.words import WordTokenizer
 CELL = 2
 
 _WEIGHTS = Path(__file__).with_name("weights.safetensors")
+_TWIN = _WEIGHTS.with_name("caption_only.safetensors")
 
 
 class Tiny(nn.Module):
@@ -50,6 +51,8 @@ class Tiny(nn.Module):
         box_code: False leaves the boxes out of the regional layers' tokens; without a plan only.
         overlaps: ``regions``, or ``averaged``: each object speaks alone, and pixels that several cover get the mean;
             without a plan only.
+        base: with ``weights`` None, what to begin from: ``twin``, the weights of ``tiny_caption_only`` that come along,
+            or a file of such. What the layout needs besides begins without any effect.
 
     Raises:
         CheckpointError: the weights are of another model.
@@ -77,6 +80,7 @@ class Tiny(nn.Module):
         plan: bool = True,
         box_code: bool = True,
         overlaps: str = "regions",
+        base: str | None = None,
     ) -> None:
         if overlaps not in ("regions", "averaged"):
             raise ValueError(f"overlaps must be 'regions' or 'averaged', got {overlaps!r}")
@@ -101,9 +105,11 @@ class Tiny(nn.Module):
             attach_layers(self.unet, layer, lambda width: GroundingEncoder(width, boxes=box_code, hidden=128))
         # a velocity keeps what is seen of an image nearly without noise: the network need not copy it
         self.scheduler: Any = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-        self.untrained = weights is None
+        self.untrained = weights is None and base is None
         if weights is not None:
             self._fill(self.shipped if weights == "shipped" else Path(weights).expanduser())
+        elif base is not None:
+            self._begin(_TWIN if base == "twin" else Path(base).expanduser())
 
     @property
     def shipped(self) -> Path:
@@ -270,11 +276,24 @@ class Tiny(nn.Module):
         return grounding.to(self.unet.device, self.unet.dtype)
 
     def _fill(self, path: Path) -> None:
-        if not path.exists():
-            raise CheckpointError(f"{path} does not exist; weights is 'shipped', a .safetensors file or null")
-        tensors = {name: x.float() for name, x in read_tensors(path).items()}
+        tensors = _read(path)
         check_same(self.state_dict(), tensors)
         self.load_state_dict(tensors)
+
+    def _begin(self, path: Path) -> None:
+        own, tensors = self.state_dict(), _read(path)
+        first = "unet.conv_in.weight"
+        if first in tensors:  # it sees nothing yet of what cells are told
+            tensors[first] = pad(tensors[first], (0, 0, 0, 0, 0, own[first].shape[1] - tensors[first].shape[1]))
+        new = ("plan.", "unet.position_net.")
+        check_same({k: x for k, x in own.items() if not k.startswith(new) and ".fuser." not in k}, tensors)
+        self.load_state_dict(tensors, strict=False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; name a .safetensors file, those that come along, or null")
+    return {name: x.float() for name, x in read_tensors(path).items()}
 
 
 def _text_encoder(words: int, length: int) -> Any:
