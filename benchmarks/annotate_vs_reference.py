@@ -147,7 +147,7 @@ def loop(reference: Reference, photographs: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="two images, once, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="one image, once, to see that it runs")
     parser.add_argument("--size", choices=["small", "real"], default="small", help="real wants a large GPU")
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
@@ -158,7 +158,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     size, dtype = (REAL, "bfloat16") if options.size == "real" else (SMALL, "float32")
-    count, repeats = (2, 1) if options.smoke else (options.images, options.repeats)
+    count, repeats = (1, 1) if options.smoke else (options.images, options.repeats)
     with tempfile.TemporaryDirectory() as directory:
         weights, photographs = Path(directory, "weights"), Path(directory, "photographs")
         weights.mkdir()

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a quick look")
     arguments = parser.parse_args()
     if arguments.smoke:
-        arguments.scenes = 8
+        arguments.scenes = 3
     drawn = {"height": SIZE, "width": SIZE, "split": "test", "difficulty": "easy", "turn": arguments.turn}
     samples = list(Shapes(length=arguments.scenes, **drawn))
     rows: dict[str, Callable[[], list[Image]]] = {
