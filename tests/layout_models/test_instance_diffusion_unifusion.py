@@ -267,3 +267,15 @@ def test_all_that_packed_tokens_come_from_learns_in_any_batch():
     unused = {name for name, p in network.named_parameters() if p.grad is None}
     assert unused == {name for name, _ in network.named_parameters() if name.startswith("null_")}
     assert {null for _, _, null, _ in KINDS} < unused and len(TYPES) == 4
+
+
+def test_half_precision_is_for_texts_and_coordinates_stay_exact():
+    given = replace(instances([2]), cells={9: torch.ones(1, 2, 9, dtype=torch.bool)})
+    half = given.to("cpu", torch.bfloat16)
+    assert half.text.dtype == torch.bfloat16 and torch.equal(half.boxes, given.boxes)
+    found = small().bfloat16()(half)
+    assert found.tokens.dtype == torch.bfloat16
+    torch.testing.assert_close(found.tokens.float(), small()(given).tokens, atol=0.05, rtol=0.05)
+    elsewhere = given.to("meta")
+    assert elsewhere.cells[9].is_meta and elsewhere.masks.is_meta and elsewhere.kept is None
+    assert found.to("meta").objects.owners.is_meta and found.to("cpu", torch.float32).tokens.dtype == torch.float32

@@ -77,14 +77,15 @@ class Instances:
         return len(self.boxes)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Instances:
-        """The same on ``device``, floating-point numbers in ``dtype``."""
+        """The same on ``device``, texts in ``dtype``; coordinates keep their precision."""
 
         def moved(x: object) -> object:
-            if isinstance(x, Tensor):
-                return x.to(device, dtype if x.is_floating_point() else None)
-            return {key: value.to(device) for key, value in x.items()} if isinstance(x, Mapping) else x
+            if isinstance(x, Mapping):
+                return {key: value.to(device) for key, value in x.items()}
+            return x.to(device) if isinstance(x, Tensor) else x
 
-        return replace(self, **{f.name: moved(getattr(self, f.name)) for f in fields(self)})
+        there = replace(self, **{f.name: moved(getattr(self, f.name)) for f in fields(self)})
+        return replace(there, text=there.text.to(dtype))
 
     def coordinates(self, name: str, width: int) -> Float[Tensor, "b n d"]:
         """Of one of ``KINDS``; zeros where there are none."""
