@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -151,11 +152,12 @@ class GatedSelfAttention(nn.Module):
         return x.to(pixels.dtype)
 
     def _attend(self, pixels: Float[Tensor, "m l d"], grounding: GroundingTokens) -> Float[Tensor, "m l d"]:
+        attn: Any = self.attn
         asking = self.norm1(pixels)
         seen = torch.cat([asking, self.norm1(self.linear(grounding.tokens))], 1)
         query, key, value = (
-            f(x).unflatten(2, (self.attn.heads, -1)).transpose(1, 2)
-            for f, x in ((self.attn.to_q, asking), (self.attn.to_k, seen), (self.attn.to_v, seen))
+            f(x).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+            for f, x in ((attn.to_q, asking), (attn.to_k, seen), (attn.to_v, seen))
         )
         found = scaled_dot_product_attention(query, key, value, attn_mask=grounding.allowed(pixels.shape[1]))
-        return self.attn.to_out[0](found.transpose(1, 2).flatten(2))
+        return attn.to_out[0](found.transpose(1, 2).flatten(2))

@@ -31,7 +31,10 @@ class TextBoxes(GLIGENTextBoundingboxProjection):
         super().__init__(positive_len, out_dim, fourier_freqs=fourier_freqs)
         self.packed = packed
 
-    def forward(self, grounding: Instances | GroundingTokens) -> GroundingTokens:
+    # parameters keep their names, so it is no wrapper
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, grounding: Instances | GroundingTokens
+    ) -> GroundingTokens:
         """The tokens of a batch; tokens that are made already are given back, so that a sampler makes them once."""
         if isinstance(grounding, GroundingTokens):
             return grounding

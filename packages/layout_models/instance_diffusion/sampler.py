@@ -60,7 +60,7 @@ def gate(alpha: Sequence[float] = (0.8, 0.0, 0.2), steps: int = 50) -> list[floa
 
 def plms_scheduler(steps: int) -> Any:
     """PLMS over the noise of Stable Diffusion 1, as diffusers has it."""
-    from diffusers import PNDMScheduler
+    from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
     scheduler = PNDMScheduler(
         beta_start=0.00085,

@@ -67,7 +67,7 @@ def attach_scaleu(unet: Any) -> None:
         resnet.scaleu = ScaleU(channels).to(weight.device, weight.dtype)
 
 
-def decoder_blocks(unet: Any) -> Iterator[tuple[nn.Module, int]]:
+def decoder_blocks(unet: Any) -> Iterator[tuple[Any, int]]:
     """Each residual block of the decoder, in order, and how many of its input's channels are not the skip's."""
     channels = unet.mid_block.resnets[-1].out_channels
     for block in unet.up_blocks:

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -259,7 +260,7 @@ class UniFusion(nn.Module):
     def backbone_features(self, masks: Bool[Tensor, "r k h w"]) -> Float[Tensor, "r c gh gw"]:
         """The last feature map of the ConvNeXt, at a 32nd of ``resolution``."""
         resized = interpolate(masks.to(self.in_conv.weight.dtype), (self.resolution, self.resolution))
-        backbone = self.convnext_tiny_backbone
+        backbone: Any = self.convnext_tiny_backbone
         return backbone.encoder(backbone.embeddings(self.in_conv(resized))).last_hidden_state
 
     def _objects(self, instances: Instances, rows: Int[Tensor, " m"], owners: Int[Tensor, "m t"]) -> ObjectMasks | None:
