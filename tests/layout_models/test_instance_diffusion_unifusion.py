@@ -116,6 +116,9 @@ def test_tokens_are_those_of_the_reference(published):
     )
     cases = {f"output_{name}": flagged(given, name) for name in FLAGS}
     cases |= {"output_null": flagged(null, "mask"), "output_box_center": flagged(replace(given, points=None), "box")}
+    nothing = replace(given, kept=torch.zeros(len(given), 4, dtype=torch.bool))
+    with torch.no_grad():
+        assert torch.equal(network(nothing).tokens, network(flagged(null, "mask")).tokens)
     for name, flags in about["config"]["flags"].items():
         assert [not flags[f"test_drop_{x}"] for x in ("boxes", "points", "scribbles", "masks")] == FLAGS[name]
     with torch.no_grad():

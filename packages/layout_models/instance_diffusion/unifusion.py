@@ -60,7 +60,8 @@ class Instances:
         scribbles: ``(b, n, 40)``, 20 points; None for no scribbles.
         polygons: ``(b, n, 512)``, 256 points on and in the mask; None for no polygons.
         masks: ``(b, n, h, w)``, of one size for all; None for no masks.
-        kept: ``(b, 4)``, which of ``TYPES`` each image shows; None for all that there is.
+        kept: ``(b, 4)``, which of ``TYPES`` each image shows, none at all for no grounding; None for all that
+            there is.
         cells: ``(b, n, l)`` by number of pixels l of a grid, to restrict attention to objects; None not to.
     """
 
@@ -198,7 +199,10 @@ class UniFusion(nn.Module):
         )
 
     def _arranged(self, instances: Instances) -> GroundingTokens:
-        text = torch.where(instances.valid[..., None], instances.text, self.null_positive_feature)
+        named = instances.valid
+        if instances.kept is not None:  # an image that shows nothing does not even tell what is in it
+            named = named & instances.kept.any(1, keepdim=True)
+        text = torch.where(named[..., None], instances.text, self.null_positive_feature)
         found = []
         for i, (name, width, null, column) in enumerate(KINDS):
             coordinates = instances.coordinates(name, width)
