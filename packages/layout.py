@@ -22,6 +22,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from pycocotools import mask as _pycocotools
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 coco: Any = _pycocotools  # its type stubs know single masks only
 
@@ -65,6 +66,13 @@ class RunLengths:
         """The mask's pixels."""
         return torch.from_numpy(coco.decode(self._coco()).astype(bool))
 
+    def resized(self, height: int, width: int) -> RunLengths:
+        """The mask at another size: of each pixel, what lies at its middle."""
+        if self.size == (height, width):
+            return self
+        plane = interpolate(self.decode()[None, None].byte(), (height, width), mode="nearest-exact")
+        return RunLengths.encode(plane[0] > 0)[0]
+
     @property
     def area(self) -> int:
         """Pixels inside the region."""
@@ -92,7 +100,7 @@ class Layout:
         labels: the name of each region, a word or two ("dog").
         captions: the rich description of each region, or empty.
         scores: ``(n,)``, the detector's confidence in [0, 1], or None.
-        masks: one per region, at the size of the image, or None.
+        masks: one per region, at the size of the image, an empty one for a region that has none; or None.
         points: ``(n, 2)``, ``x y`` as fractions of the image, NaN for a region that has none, or None.
         scribbles: one per region, ``(k, 2)``, any number of points ``x y`` as fractions of the image, ``(0, 2)`` for a
             region that has none; or None.
