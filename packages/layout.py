@@ -68,7 +68,7 @@ class RunLengths:
 
     def resized(self, height: int, width: int) -> RunLengths:
         """The mask at another size: of each pixel, what lies at its middle."""
-        if self.size == (height, width):
+        if tuple(self.size) == (height, width):
             return self
         plane = interpolate(self.decode()[None, None].byte(), (height, width), mode="nearest-exact")
         return RunLengths.encode(plane[0] > 0)[0]
