@@ -113,13 +113,14 @@ class _Regions:
     points: Sequence[Any] | None = None
     scribbles: Sequence[Any] | None = None
     masks: Sequence[Any] | None = None
+    scores: Sequence[float] | None = None
     box: str = "boxes[{}]"
     point: str = "points[{}]"
     scribble: str = "scribbles[{}]"
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """One layout as it stands in a file; ``where`` names it in messages, ``stem`` is the key it asks for."""
 
     where: str
@@ -128,15 +129,22 @@ class _Entry:
 
     def sample(self, key: str) -> Sample:
         canvas = self._canvas()
-        layout, warnings = self._layout(canvas)
+        layout, warnings = self.layout(canvas)
         metadata = {name: value for name, value in self.fields.items() if name not in _READ}
         if canvas:
             metadata |= {"height": canvas[0], "width": canvas[1]}
         caption = self._text("caption", self.fields.get("caption") or "")
         return Sample(key=key, caption=caption, layout=layout, metadata=metadata, warnings=warnings)
 
-    def _layout(self, canvas: tuple[int, int] | None) -> tuple[Layout, list[str]]:
-        """The layout on its canvas, and what had to be clipped or dropped for that."""
+    def layout(self, canvas: tuple[int, int] | None) -> tuple[Layout, list[str]]:
+        """The layout on its canvas, and what had to be clipped or dropped for that.
+
+        Args:
+            canvas: height and width in pixels.
+
+        Raises:
+            ValueError: the entry holds no layout; the message names file, entry and field.
+        """
         given = self._regions()
         if given.unit not in ("fractions", "pixels"):
             raise self._error("unit", "'fractions' or 'pixels'", given.unit)
@@ -149,7 +157,8 @@ class _Entry:
         scribbles, also_lost = self._scribbles(given, scale)
         masks = self._masks(given.masks, *canvas) if given.masks is not None and canvas is not None else None
         kept = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
-        known = {"masks": masks, "points": points, "scribbles": scribbles}
+        scores = None if given.scores is None else torch.tensor(given.scores, dtype=torch.float32)
+        known = {"scores": scores, "masks": masks, "points": points, "scribbles": scribbles}
         layout = Layout(boxes, list(given.labels), list(given.captions), **known)
         return layout.keep(kept), warnings + lost + also_lost
 
@@ -179,7 +188,10 @@ class _Entry:
         every = ([anno.get(name) for anno in annos] for name in ("point", "scribble", "mask"))
         points, scribbles, masks = (some if any(some) else None for some in every)
         names = {"box": "annos[{}].bbox", "point": "annos[{}].point", "scribble": "annos[{}].scribble"}
-        return _Regions(boxes, labels, captions, "pixels", points, scribbles, masks, **names)
+        scores = [anno.get("pred_score") for anno in annos]
+        scores = [float(x) for x in scores if type(x) in (int, float) and math.isfinite(x)]
+        known = {"scores": scores} if scores and len(scores) == len(annos) else {}
+        return _Regions(boxes, labels, captions, "pixels", points, scribbles, masks, **names, **known)
 
     def _check_lists(self, given: _Regions) -> None:
         for field in ("labels", "captions", "points", "scribbles"):
@@ -312,7 +324,7 @@ class _Entry:
         return ValueError(f"{self.where}: {field} must be {expected}, got {fact}")
 
 
-def _entries(file: str, data: bytes) -> list[_Entry]:
+def _entries(file: str, data: bytes) -> list[Entry]:
     """The entries of one file.
 
     Raises:
@@ -333,7 +345,7 @@ def _entries(file: str, data: bytes) -> list[_Entry]:
         key = fields.get("key", f"{stem}-{i}" if isinstance(found, list) else stem)
         if not isinstance(key, (str, int)) or not str(key):
             raise ValueError(f"{where}: key must be a text, got {json.dumps(key)[:80]}")
-        entries.append(_Entry(where, str(key), fields))
+        entries.append(Entry(where, str(key), fields))
     return entries
 
 

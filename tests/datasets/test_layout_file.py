@@ -104,9 +104,7 @@ def test_a_scribble_of_a_demo_is_a_list_of_pairs_or_a_flat_one(read, scribble):
 def test_a_mask_of_a_demo_comes_at_the_size_of_the_canvas(read, compressed):
     plane = torch.zeros(1, 50, 100, dtype=torch.bool)
     plane[:, 10:20, 30:60] = True
-    counts = (
-        RunLengths.encode(plane)[0].counts.decode() if compressed else [30 * 50 + 10, *[10, 40] * 29, 10, 2030 - 10]
-    )
+    counts = RunLengths.encode(plane)[0].counts.decode() if compressed else [30 * 50 + 10, *[10, 40] * 29, 10, 2030]
     (sample,) = read(
         demo({"bbox": [60, 20, 60, 20], "caption": "a car", "mask": {"size": [50, 100], "counts": counts}})
     )
@@ -254,6 +252,9 @@ def test_boxes_outside_of_the_canvas_are_clipped_or_dropped_and_counted(read, bo
             demo({"bbox": [0, 0, 3, 3], "mask": {"size": [4, 4], "counts": [3, 30]}}),
             "annos[0].mask must be run lengths {",
         ),
+        (demo({"bbox": [0, 0, 3, 3], "mask": {"size": [4, 4], "counts": [3]}}), "annos[0].mask must be run lengths {"),
+        (demo({"bbox": [0, 0, 3, 3], "mask": {"size": [4, 4], "counts": "3"}}), "annos[0].mask must be run lengths {"),
+        (demo({"bbox": [0, 0, 3, 3], "mask": {"size": [4, 4], "counts": "P"}}), "annos[0].mask must be run lengths {"),
         (demo({"bbox": [0, 0, 3, 3], "mask": "all"}), "annos[0].mask must be run lengths {"),
     ],
 )
