@@ -188,10 +188,9 @@ class Entry:
         every = ([anno.get(name) for anno in annos] for name in ("point", "scribble", "mask"))
         points, scribbles, masks = (some if any(some) else None for some in every)
         names = {"box": "annos[{}].bbox", "point": "annos[{}].point", "scribble": "annos[{}].scribble"}
-        scores = [anno.get("pred_score") for anno in annos]
-        scores = [float(x) for x in scores if type(x) in (int, float) and math.isfinite(x)]
-        known = {"scores": scores} if scores and len(scores) == len(annos) else {}
-        return _Regions(boxes, labels, captions, "pixels", points, scribbles, masks, **names, **known)
+        found = [x for anno in annos if type(x := anno.get("pred_score")) in (int, float) and math.isfinite(x)]
+        scores = [float(x) for x in found] if found and len(found) == len(annos) else None
+        return _Regions(boxes, labels, captions, "pixels", points, scribbles, masks, scores, **names)
 
     def _check_lists(self, given: _Regions) -> None:
         for field in ("labels", "captions", "points", "scribbles"):
