@@ -90,10 +90,21 @@ def test_no_room_prints():
         assert not [c.lineno for c in calls if getattr(c.func, "id", "") == "print"], name_of(path)
 
 
+def settings_of(path):
+    """An option with its settings; a variant of another option has those of that one, and its file."""
+    node = OmegaConf.load(path)
+    base = path.parent / f"{node.get('defaults', ['none'])[0]}.yaml"
+    if "_target_" in node or not base.exists():
+        return node, path
+    settings, file = settings_of(base)
+    assert node.keys() - {"defaults"} <= settings.keys()
+    return OmegaConf.merge(settings, node), file
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 def test_a_config_names_the_class_in_the_file_of_its_name(path):
     room, door = GROUPS[str(path.parent.relative_to(ROOT / "conf"))]
-    node = OmegaConf.load(path)
+    node, path = settings_of(path)
     if "_target_" not in node:  # a filter or metric sits under its own name, so that several can be chosen
         (node,) = (value for key, value in node.items() if key != "defaults")
     assert node._target_.startswith(f"scenewright.{room}.{path.stem}."), node._target_

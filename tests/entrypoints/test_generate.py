@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image as PILImage
 from safetensors.torch import save_file
 
+from scenewright.datasets.layout_file import LayoutFile
 from scenewright.entrypoints.drawing_run import DrawingRun
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,22 @@ def test_each_layout_gets_an_image_an_overlay_and_a_line_and_all_a_contact_sheet
     assert lines[0]["layout"]["labels"] == ["dog", "sun"] and lines[0]["warnings"]
     assert len({x["seed"] for x in lines}) == 6
     assert not list(folder.glob(".*"))
+
+
+def test_a_demo_of_instancediffusion_is_drawn_as_it_is_and_its_points_are_in_the_line(run, tmp_path, layouts):
+    annos = [
+        {"bbox": [0, 0, 32, 40], "category_name": "dog", "caption": "a dog", "mask": [], "point": [16, 20]},
+        {"bbox": [32, 0, 32, 40], "caption": "a cat", "mask": [], "scribble": [32, 0, 64, 40]},
+    ]
+    layouts.write_text(json.dumps({"caption": "a park", "width": 64, "height": 40, "annos": annos}))
+    run()
+    assert size(tmp_path / "out" / "demo-0.png") == (64, 40)
+    known = json.loads((tmp_path / "out" / "images.jsonl").read_text())["layout"]
+    assert known["labels"] == ["dog", "a cat"] and known["captions"] == ["a dog", "a cat"]
+    assert known["points"] == [[0.25, 0.5], None] and known["scribbles"] == [[], [[0.5, 0.0], [1.0, 1.0]]]
+    (tmp_path / "again.json").write_text(json.dumps(known))
+    (again,) = LayoutFile(str(tmp_path / "again.json"))
+    assert again.layout.points is not None and again.layout.points[0].tolist() == [0.25, 0.5]
 
 
 def test_an_image_depends_on_its_seed_and_layout_alone(run, tmp_path):

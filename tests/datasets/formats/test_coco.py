@@ -2,13 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools.coco import COCO as Reader
 
 from scenewright.datasets.coco import Coco as Source
 from scenewright.datasets.formats.coco import COCO
+from scenewright.datasets.formats.instances import mask_of
 from scenewright.datasets.formats.overlay import Tally, overlay
+from scenewright.layout import RunLengths
 
 
 def read(folder, samples):
@@ -145,3 +150,15 @@ def test_another_size_of_the_image_is_refused(sample, tmp_path):
 def test_wrong_settings_are_refused(settings, tmp_path):
     with pytest.raises(ValueError, match="must be|needs image_root"):
         COCO(**settings).write([], tmp_path)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_run_lengths_of_any_mask_are_whole_and_cut_off_ones_are_not(height, width, seed, fill):
+    plane = torch.from_numpy(np.random.default_rng(seed).random((1, height, width)) < fill)
+    (runs,) = RunLengths.encode(plane)
+    written = {"size": [height, width], "counts": runs.counts.decode()}
+    assert mask_of(written, height, width) == runs
+    for counts in (written["counts"][:-1], written["counts"] + "1"):
+        with pytest.raises(ValueError, match="a mask's (runs|counts)"):
+            mask_of({**written, "counts": counts}, height, width)
