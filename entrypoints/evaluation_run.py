@@ -230,7 +230,8 @@ class EvaluationRun:
 
     def _require_coverage(self, document: dict[str, Any]) -> None:
         missing = document["coverage"]["missing"]
-        sentences = [f"{len(missing)} images are missing: {_listed(missing)}"] if missing else []
+        count = "1 image is" if len(missing) == 1 else f"{len(missing)} images are"
+        sentences = [f"{count} missing: {_listed(missing)}"] if missing else []
         for name, problems in document["unscored"].items():
             sentences.append(f"{name} could not score all: {_listed(dict(problems))}")
         low = [f"{x} {e['coverage']:.4f}" for x, e in document["metrics"].items()
