@@ -1,8 +1,6 @@
 """Exporting and importing from the command line, over real shards."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,6 @@ from scenewright.datasets.shards import Shards, ShardWriter, verify, write_shard
 
 ROOT = Path(__file__).parents[2]
 FORMATS = sorted(path.stem for path in (ROOT / "conf" / "format").glob("*.yaml"))
-
-
-def command(program: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, f"entrypoints/{program}.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
 
 
 @pytest.fixture
@@ -119,7 +111,7 @@ def test_wrong_settings_are_refused(settings, message, shards, tmp_path):
         lay_over(Shards(shards), COCO(), "x.json", shards if not settings else tmp_path / "over", **settings)
 
 
-def test_the_commands_work_as_documented(shards, tmp_path):
+def test_the_commands_work_as_documented(command, shards, tmp_path):
     done = command("export", "format=coco", f"shards={shards}", f"output={tmp_path / 'coco'}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("7 images, ") and done.stdout.rstrip().endswith(f"regions in {tmp_path / 'coco'}")
@@ -129,7 +121,7 @@ def test_the_commands_work_as_documented(shards, tmp_path):
     assert done.stdout == f"7 images corrected, 0 left as they were, in {tmp_path / 'over'}\n"
 
 
-def test_an_error_has_a_line_of_its_own(shards, tmp_path):
+def test_an_error_has_a_line_of_its_own(command, shards, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     done = command("export", "format=coco", f"shards={shards}", f"output={tmp_path / 'mine'}")

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +12,6 @@ from scenewright.entrypoints.repairing import check_targets, repair
 
 ROOT = Path(__file__).parents[2]
 SHAPES = "scenewright.datasets.shapes"
-
-
-def command(program: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, f"entrypoints/{program}.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -109,7 +101,7 @@ def test_repair_of_whole_shards_is_one_line(shards, config, capsys):
     assert capsys.readouterr().out == f"{shards} is whole\n"
 
 
-def test_verify_says_and_exits_with_what_it_found(shards):
+def test_verify_says_and_exits_with_what_it_found(command, shards):
     done = command("shards", "verify", f"shards={shards}")
     assert done.returncode == 0 and done.stdout == f"{shards} is whole\n"
     shutil.copy(shards / "00000.tar", shards / "00001.tar")
@@ -117,7 +109,7 @@ def test_verify_says_and_exits_with_what_it_found(shards):
     assert done.returncode == 1 and "00001.tar" in done.stdout and "1 faults in" in done.stdout
 
 
-def test_stats_and_a_wrong_word(shards, tmp_path):
+def test_stats_and_a_wrong_word(command, shards, tmp_path):
     done = command("shards", "stats", f"shards={shards}")
     assert done.returncode == 0 and "images                 8" in done.stdout
     assert "\n\n" not in done.stdout
@@ -127,14 +119,16 @@ def test_stats_and_a_wrong_word(shards, tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: no folder")
 
 
-def test_the_report_command_writes_a_page(shards):
+def test_the_report_command_writes_a_page(command, shards):
     done = command("report", f"shards={shards}")
     assert done.returncode == 0, done.stderr
     page = Path(done.stdout.strip())
     assert page == shards / "report.html" and "shapes-train-00000000" in page.read_text()
 
 
-def test_the_report_shows_shards_without_images_where_it_is_told_of_them(config, shards, tmp_path, monkeypatch):
+def test_the_report_shows_shards_without_images_where_it_is_told_of_them(
+    command, config, shards, tmp_path, monkeypatch
+):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     bare = ["dataset=shards", f"dataset.directory={shards}", "images=none", "~annotator/captioner"]
     bare += ["~annotator/tagger", "~annotator/detector", "~annotator/segmenter", f"output_dir={tmp_path / 'bare'}"]
