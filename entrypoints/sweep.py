@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 #: Longer names of folders are cut.
 _LONGEST_NAME = 120
@@ -35,7 +35,9 @@ class Leaderboard(Callback):
     """Writes the leaderboard of all runs in ``output_dir`` when a sweep ends."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        os.environ[_SHARED] = json.dumps(list(config.hydra.overrides.task))
+        # what they refer to (${hydra:runtime.choices…}) is known in the runs only
+        given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        os.environ[_SHARED] = json.dumps(given)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from scenewright.evaluation.leaderboard import read_runs, write_leaderboard

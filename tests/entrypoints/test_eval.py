@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image as PILImage
 
 from scenewright.entrypoints.evaluation_run import EvaluationRun
+from scenewright.entrypoints.sweep import Leaderboard
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -300,3 +301,10 @@ def test_a_run_that_was_killed_goes_on_where_it_was(run, settings, tmp_path):
     run(*of_squares, f"output_dir={tmp_path / 'whole'}")
     for name in ("per_object.parquet", "metrics.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_sweep_may_refer_to_what_only_its_runs_know(monkeypatch):
+    monkeypatch.setenv("SCENEWRIGHT_SWEEP", "")  # so that it is as before in the end
+    given = ["checkpoint=${hydra:runtime.choices.layout_model}", "limit=8"]
+    Leaderboard().on_multirun_start(OmegaConf.create({"hydra": {"overrides": {"task": given}}}))
+    assert json.loads(os.environ["SCENEWRIGHT_SWEEP"]) == given
