@@ -22,7 +22,8 @@ class GLIGENSD14(InstanceDiffusion):
     Of a layout, only boxes and texts are read.
 
     Args:
-        base: a folder or hub id in diffusers' layout, of GLIGEN or of a plain Stable Diffusion 1, which gets new layers.
+        base: a folder or hub id in diffusers' layout, of GLIGEN or of a plain Stable Diffusion, which gets new
+            layers.
         revision: of the base.
         unet: another one that the UNet is taken from; None: the base's.
         unet_revision: of that.

@@ -295,7 +295,8 @@ class InstanceDiffusion(StableDiffusionModel):
         features = [pooled[[numbers[text] for text in said]] for said in texts]
         packed = self.unet.position_net.packed
         instances = collate(locations, features, slots=0 if packed else SLOTS, kept=kept)
-        tokens = self.unet.position_net(instances.to(self.unet.device, self.unet.dtype))
+        # what learns is in float32, and coordinates want it
+        tokens = self.unet.position_net(instances.to(self.unet.device, torch.float32))
         most = instances.valid.shape[1]
         if packed or most == SLOTS:
             return tokens
