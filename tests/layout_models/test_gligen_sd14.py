@@ -77,7 +77,7 @@ def test_images_are_those_of_the_pipeline_of_diffusers(guidance_scale, negative,
     ).images
     assert (found.int() - (wanted * 255).round().int()).abs().max() <= 1
     plain = model.sample(["a red cat"], [Layout.empty()], [7], height=32, width=48)
-    assert (plain.int() - found.int()).abs().max() > 8
+    assert (plain.int() - found.int()).abs().max() > 4
 
 
 def test_one_prediction_is_that_of_the_unet_of_diffusers(folder, theirs):
