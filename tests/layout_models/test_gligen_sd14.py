@@ -34,8 +34,8 @@ def folder(tiny_sd15, tmp_path_factory):
 
 def build(base: Any, **settings: Any) -> GLIGENSD14:
     torch.manual_seed(3)
-    given = {"base": str(base), "dtype": "float32", "num_inference_steps": 4, "gradient_checkpointing": False}
-    return GLIGENSD14(**{**given, **settings})
+    given = {"base": str(base), "dtype": "float32", "num_inference_steps": 3, "alpha": (1.0, 0.0, 0.0)}
+    return GLIGENSD14(**{**given, "gradient_checkpointing": False, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +59,14 @@ def pair() -> Batch:
 
 @pytest.mark.parametrize(("guidance_scale", "negative"), [(7.5, "re"), (1.0, None)])
 def test_images_are_those_of_the_pipeline_of_diffusers(guidance_scale, negative, folder, theirs):
-    model = build(folder, guidance_scale=guidance_scale, negative_prompt=negative, alpha=(1.0, 0.0, 0.0))
+    model = build(folder, guidance_scale=guidance_scale, negative_prompt=negative)
     assert not model.untrained
     found = model.sample(["a red cat"], [Layout(torch.tensor(BOXES), LABELS)], [7], height=32, width=48)
     wanted = theirs(
         "a red cat",
         height=32,
         width=48,
-        num_inference_steps=4,
+        num_inference_steps=3,
         guidance_scale=guidance_scale,
         negative_prompt=negative,
         gligen_boxes=BOXES,
@@ -105,7 +105,7 @@ def test_new_layers_on_a_plain_base_learn_and_nothing_else_does(packed, tiny_sd1
     before = {name: x.clone() for name, x in model.named_parameters()}
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-2)
     losses = []
-    for _ in range(6):
+    for _ in range(5):
         loss = model.train()(pair)
         loss.backward()
         optimizer.step()
