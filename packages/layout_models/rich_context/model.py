@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from scenewright.layout import Batch, Frame, Images, Layout
-from scenewright.layout_models.feature_cache import Entry, FeatureCache, key, weights_digest
 from scenewright.layout_models.objective import diffusion_loss, draw, target
 from scenewright.layout_models.rich_context.adapter import attach, attention_grids, freeze_base, load_adapter
 from scenewright.layout_models.rich_context.components import StableDiffusion, lora_names, merge_lora, read_adapter
 from scenewright.layout_models.rich_context.grounding import canvas, ground
 from scenewright.layout_models.rich_context.regional_attention import Grounding
-from scenewright.layout_models.rich_context.text import TextFeatures
+from scenewright.layout_models.stable_diffusion import StableDiffusionModel, check_counts, precision
 
 #: The attentions of the base that LoRA is put on; the regional layers learn whole.
 _LORA_TARGETS = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 
 
-class RichContext(nn.Module):
+class RichContext(StableDiffusionModel):
     """A frozen Stable Diffusion with regional layers that learn. See the two classes that name its weights.
 
     Args:
@@ -62,11 +60,6 @@ class RichContext(nn.Module):
         "scheduled_sampling_beta",
     )
 
-    unet: Any
-    vae: Any
-    text_encoder: Any
-    text_encoder_2: Any
-
     def __init__(
         self,
         source: StableDiffusion,
@@ -87,50 +80,23 @@ class RichContext(nn.Module):
         noise_offset: float,
         gradient_checkpointing: bool,
     ) -> None:
-        super().__init__()
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
         from scenewright.layout_models.rich_context.pipeline import build
 
-        precision = _precision(dtype)
+        kind = precision(dtype)
         weights = None if adapter is None else read_adapter(adapter, adapter_revision)
-        self.untrained = weights is None
-        parts = source.load(precision)
+        parts = source.load(kind)
         _attach(parts["unet"], weights, layers, boxes, lora_rank)
-        if parts["vae"].config.force_upcast:  # its activations overflow in half precision
-            parts["vae"].float()
+        super().__init__(parts, cache=cache, cache_latents=cache_latents)
+        self.untrained = weights is None
         self.pipeline = build(parts)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.unet, self.vae = parts["unet"], parts["vae"]
-        self.height, self.width = self.pipeline._size(None, None)  # that it draws unless told otherwise
-        self.text_encoder, self.text_encoder_2 = parts["text_encoder"], parts.get("text_encoder_2")
-        self.noising: Any = DDPMScheduler.from_config(self.pipeline.scheduler.config)
-        _freeze(self)
+        self._learn(freeze_base)
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
-        self.cache = None if cache is None else FeatureCache(cache)
-        self.text = TextFeatures.of(self.pipeline, self.cache)
         self.pipeline.label_features, self.pipeline.compat = self.text, compat
-        self._vae_weights = weights_digest(self.vae) if self.cache is not None and cache_latents else None
         self.sampling, self.compat = dict(sampling), compat
         self.layout_drop, self.caption_drop = layout_drop, caption_drop
         self.snr_gamma, self.noise_offset = snr_gamma, noise_offset
-
-    def train(self, mode: bool = True) -> RichContext:
-        """The frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for network in (self.vae, self.text_encoder, self.text_encoder_2):
-            if network is not None:
-                network.eval()
-        return self
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Compute the UNet's blocks anew in the backward pass instead of remembering."""
-        self.unet.enable_gradient_checkpointing()
-
-    def compile(self, *args: Any, **options: Any) -> None:
-        """Compile the UNet's blocks, as ``torch.compile``; layouts are prepared outside, and differ in every batch."""
-        self.unet.compile_repeated_blocks(*args, **options)
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         """The error of what is predicted from noisy latents, mean over the batch.
@@ -141,12 +107,10 @@ class RichContext(nn.Module):
             ValueError: the images' sides are not multiples of 8.
         """
         height, width = batch.images.shape[2:]
-        cell, device = self.pipeline.vae_scale_factor, self.unet.device
-        if height % 8 or width % 8:
-            raise ValueError(f"height and width of images must be multiples of 8, got {height} and {width}")
+        device = self.unet.device
         draws = draw(
             batch.seeds,
-            (self.unet.config.in_channels, height // cell, width // cell),
+            self._latent_shape(height, width),
             self.noising.config.num_train_timesteps,
             layout_drop=self.layout_drop,
             caption_drop=self.caption_drop,
@@ -180,10 +144,7 @@ class RichContext(nn.Module):
         Raises:
             ValueError: the size is not a multiple of 8, or there are not as many captions, layouts and seeds.
         """
-        if not len(captions) == len(layouts) == len(seeds):
-            raise ValueError(
-                f"captions, layouts and seeds must be as many, got {len(captions)}, {len(layouts)} and {len(seeds)}"
-            )
+        check_counts(captions, layouts, seeds)
         if not seeds:
             return torch.zeros(0, 3, height, width, dtype=torch.uint8)
         negative = self.sampling.get("negative_prompt")
@@ -206,36 +167,6 @@ class RichContext(nn.Module):
             return torch.cat([self.decode(x[None]) for x in latents])
         finally:
             self.train(was_training)
-
-    @torch.no_grad()
-    def encode(self, images: Images, posterior: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b c _h _w"]:
-        """Latents of images, in float32, drawn with this noise from what the autoencoder says of them.
-
-        One by one: its activations are the largest there are, and no image's depend on another's.
-        """
-        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-
-        def make(places: list[int]) -> list[Entry]:
-            with torch.autocast(self.vae.device.type, enabled=False):
-                pixels = [images[i : i + 1].to(self.vae.device, self.vae.dtype) / 127.5 - 1 for i in places]
-                return [{"moments": self.vae.encode(x).latent_dist.parameters[0]} for x in pixels]
-
-        if self._vae_weights is None:
-            found = make(list(range(len(images))))
-        else:
-            assert self.cache is not None
-            names = [key("latent", self._vae_weights, str(self.vae.dtype), image) for image in images]
-            found = self.cache.fetch(names, make)
-        moments = torch.stack([x["moments"] for x in found]).to(self.vae.device, torch.float32)
-        known = DiagonalGaussianDistribution(moments)
-        return (known.mean + known.std * posterior.to(moments.device)) * self.vae.config.scaling_factor
-
-    @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "b c _h _w"]) -> Images:
-        """Images of latents."""
-        with torch.autocast(self.vae.device.type, enabled=False):
-            pixels = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
-        return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def _read(self, captions: Sequence[str], dropped: Sequence[bool]) -> tuple[Tensor, Tensor | None]:
         """Features of captions; those that are dropped are what sampling takes for the unconditional half."""
@@ -275,19 +206,6 @@ class RichContext(nn.Module):
         )
         return grounding.to(self.unet.device, self.unet.dtype)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        """Half precision where the base has it; else whatever is set from outside."""
-        if self.unet.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.unet.device.type, dtype=self.unet.dtype)
-
-
-def _precision(name: str) -> torch.dtype:
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in kinds:
-        raise ValueError(f"dtype must be one of {', '.join(kinds)}, got {name!r}")
-    return kinds[name]
-
 
 def _attach(unet: Any, weights: Mapping[str, Tensor] | None, layers: str, boxes: bool, lora_rank: int | None) -> None:
     """Regional layers and LoRA, new or from weights."""
@@ -306,16 +224,3 @@ def _attach(unet: Any, weights: Mapping[str, Tensor] | None, layers: str, boxes:
         load_adapter(unet, given)
     else:
         attach(unet, layers, boxes=boxes)
-
-
-def _freeze(model: RichContext) -> None:
-    """Let regional layers and LoRA learn, in float32; nothing else."""
-    from diffusers.training_utils import cast_training_params
-
-    model.requires_grad_(False)
-    freeze_base(model.unet)
-    for name, parameter in model.unet.named_parameters():
-        if ".lora_" in name:
-            parameter.requires_grad_(True)
-    cast_training_params(model.unet, dtype=torch.float32)
-    model.train(model.training)

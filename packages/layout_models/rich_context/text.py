@@ -113,6 +113,24 @@ class TextFeatures:
             row[: len(entry["features"])] = entry["features"].to(row.device, non_blocking=True)
         return result
 
+    def encode_phrases(self, phrases: Sequence[str]) -> Float[Tensor, "b c"]:
+        """The feature of each phrase: the first tower's at its end, after the last norm and before the projection."""
+        if not phrases:
+            return torch.zeros(0, self.encoders[0].config.hidden_size, device=self._device, dtype=self._dtype)
+        ids = self._caption_ids(0, phrases)
+        steps = torch.tensor([x for x in _LENGTHS if x < ids.shape[1]] + [ids.shape[1]])
+        lengths = steps[torch.bucketize((ids == self.labels.eos).int().argmax(1) + 1, steps)]
+
+        def make(places: list[int]) -> list[Entry]:
+            made: dict[int, Entry] = {}
+            for length in lengths[places].unique().tolist():
+                at = [i for i in places if lengths[i] == length]
+                rows = _in_batches(ids[at, :length], lambda x: {"pooled": self._run(0, x).pooler_output})
+                made |= {i: {"pooled": x} for i, x in zip(at, rows["pooled"], strict=True)}
+            return [made[i] for i in places]
+
+        return torch.stack([x["pooled"] for x in self._fetch("phrase", ids, make)])
+
     @property
     def _device(self) -> torch.device:
         return next(self.encoders[0].parameters()).device
