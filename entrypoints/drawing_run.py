@@ -277,6 +277,10 @@ def described(wanted: Wanted) -> dict[str, Any]:
         width, height = opened.size
     boxes = [[round(x, 6) for x in box] for box in np.asarray(layout.boxes, np.float64).tolist()]
     known = {"boxes": boxes, "labels": layout.labels, "captions": layout.captions}
+    if layout.points is not None:
+        known["points"] = [None if x[0] != x[0] else [round(v, 6) for v in x] for x in layout.points.tolist()]
+    if layout.scribbles is not None:
+        known["scribbles"] = [[[round(v, 6) for v in pair] for pair in x.tolist()] for x in layout.scribbles]
     about = {"key": sample.key, "file": wanted.path.name, "overlay": wanted.overlay.name, "seed": wanted.seed}
     words = {"caption": sample.caption, "height": height, "width": width, "layout": known}
     return {**about, **words, **({"warnings": sample.warnings} if sample.warnings else {})}

@@ -344,7 +344,11 @@ def _about(sample: Sample) -> str:
     boxes = layout.boxes.cpu().numpy().astype("<f4").tobytes().hex()
     masks = None if layout.masks is None else [[*x.size, x.counts.hex()] for x in layout.masks]
     plain = json.loads(json.dumps(sample.metadata, default=str))
-    return _digest([sample.key, sample.caption, boxes, layout.labels, layout.captions, masks, plain])
+    known = [sample.key, sample.caption, boxes, layout.labels, layout.captions, masks, plain]
+    if layout.points is not None or layout.scribbles is not None:  # digests of all others stay what they were
+        known += [repr(None if layout.points is None else layout.points.tolist())]
+        known += [None if layout.scribbles is None else [x.tolist() for x in layout.scribbles]]
+    return _digest(known)
 
 
 def _digest(value: Any) -> str:

@@ -22,6 +22,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from pycocotools import mask as _pycocotools
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 coco: Any = _pycocotools  # its type stubs know single masks only
 
@@ -65,6 +66,13 @@ class RunLengths:
         """The mask's pixels."""
         return torch.from_numpy(coco.decode(self._coco()).astype(bool))
 
+    def resized(self, height: int, width: int) -> RunLengths:
+        """The mask at another size: of each pixel, what lies at its middle."""
+        if tuple(self.size) == (height, width):
+            return self
+        plane = interpolate(self.decode()[None, None].byte(), (height, width), mode="nearest-exact")
+        return RunLengths.encode(plane[0] > 0)[0]
+
     @property
     def area(self) -> int:
         """Pixels inside the region."""
@@ -92,10 +100,13 @@ class Layout:
         labels: the name of each region, a word or two ("dog").
         captions: the rich description of each region, or empty.
         scores: ``(n,)``, the detector's confidence in [0, 1], or None.
-        masks: one per region, at the size of the image, or None.
+        masks: one per region, at the size of the image, an empty one for a region that has none; or None.
+        points: ``(n, 2)``, ``x y`` as fractions of the image, NaN for a region that has none, or None.
+        scribbles: one per region, ``(k, 2)``, any number of points ``x y`` as fractions of the image, ``(0, 2)`` for a
+            region that has none; or None.
 
     Raises:
-        ValueError: a field's shape or length disagrees with ``boxes``.
+        ValueError: a field's shape or length disagrees with ``boxes``, or a point is not finite.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -103,16 +114,22 @@ class Layout:
     captions: list[str] = field(default_factory=list)
     scores: Float[Tensor, " n"] | None = None
     masks: list[RunLengths] | None = None
+    points: Float[Tensor, "n 2"] | None = None
+    scribbles: list[Float[Tensor, "_k 2"]] | None = None
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
             raise ValueError(f"boxes must have shape (n, 4), got {tuple(self.boxes.shape)}")
-        for name in ("labels", "captions", "scores", "masks"):
+        for name in ("labels", "captions", "scores", "masks", "points", "scribbles"):
             value = getattr(self, name)
             if value is None or (name == "captions" and not value):
                 continue
             if len(value) != len(self):
                 raise ValueError(f"{name} must have one entry per box ({len(self)}), got {len(value)}")
+        if self.points is not None:
+            _check_points(self.points, "points", missing=True)
+        for i, scribble in enumerate(self.scribbles or []):
+            _check_points(scribble, f"scribbles[{i}]")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -131,8 +148,8 @@ class Layout:
     def joined(cls, layouts: Sequence[Layout]) -> Layout:
         """All regions of several layouts of one image, in order.
 
-        Those without captions get empty ones if others have some; scores and masks stay if every layout that has
-        regions has them.
+        Those without captions, points or scribbles get empty ones if others have some; scores and masks stay if every
+        layout that has regions has them.
         """
         full = [x for x in layouts if len(x)]
         if len(full) < 2:
@@ -146,6 +163,10 @@ class Layout:
             captions=captions if any(captions) else [],
             scores=torch.cat(scores) if len(scores) == len(full) else None,
             masks=[mask for some in masks for mask in some] if len(masks) == len(full) else None,
+            points=torch.cat([_points_of(x) for x in full]) if any(x.points is not None for x in full) else None,
+            scribbles=[scribble for x in full for scribble in _scribbles_of(x)]
+            if any(x.scribbles is not None for x in full)
+            else None,
         )
 
     def pixel_boxes(self, height: int, width: int) -> Float[Tensor, "n 4"]:
@@ -161,12 +182,37 @@ class Layout:
             captions=[self.captions[i] for i in chosen] if self.captions else [],
             scores=None if self.scores is None else self.scores[chosen],
             masks=None if self.masks is None else [self.masks[i] for i in chosen],
+            points=None if self.points is None else self.points[chosen],
+            scribbles=None if self.scribbles is None else [self.scribbles[i] for i in chosen],
         )
 
     def to(self, device: torch.device | str) -> Layout:
         """The same layout with its tensors on ``device``; masks stay run lengths."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        if self.scribbles is not None:
+            moved["scribbles"] = [x.to(device) for x in self.scribbles]
         return replace(self, **moved)
+
+
+def _check_points(points: Tensor, name: str, missing: bool = False) -> None:
+    """Raises: ValueError, where they are no points; ``missing`` ones are NaN."""
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"{name} must have shape ({'n' if missing else 'k'}, 2), got {tuple(points.shape)}")
+    if points.device.type != "cpu":  # the values were looked at before, and looking again would wait for the device
+        return
+    fine = points.isfinite().all(1) | (points.isnan().all(1) & missing)
+    if not fine.all():
+        expected = "two finite numbers, or NaN twice for none" if missing else "two finite numbers"
+        i = int((~fine).nonzero()[0])
+        raise ValueError(f"{name}[{i}] must be {expected}, got {points[i].tolist()}")
+
+
+def _points_of(layout: Layout) -> Float[Tensor, "n 2"]:
+    return layout.boxes.new_full((len(layout), 2), torch.nan) if layout.points is None else layout.points
+
+
+def _scribbles_of(layout: Layout) -> list[Float[Tensor, "_k 2"]]:
+    return [layout.boxes.new_zeros(0, 2)] * len(layout) if layout.scribbles is None else layout.scribbles
 
 
 class EncodedImage:

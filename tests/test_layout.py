@@ -1,4 +1,5 @@
 import io
+import math
 
 import numpy as np
 import pytest
@@ -47,12 +48,22 @@ def test_the_box_of_a_mask_is_tight():
     assert RunLengths.encode(mask)[0].box.tolist() == pytest.approx([0.2, 0.2, 0.7, 0.5])
 
 
+ONE = {"boxes": torch.zeros(1, 4), "labels": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"boxes": torch.zeros(1, 4), "labels": ["a", "b"]}, r"labels must have one entry per box \(1\), got 2"),
         ({"boxes": torch.zeros(2, 4), "labels": ["a", "b"], "captions": ["x"]}, r"captions .* \(2\), got 1"),
         ({"boxes": torch.zeros(1, 4), "labels": ["a"], "masks": []}, r"masks .* \(1\), got 0"),
+        (
+            ONE | {"points": torch.tensor([[0.5, math.nan]])},
+            r"points\[0\] .* NaN twice .* \[0.5, nan",
+        ),
+        (ONE | {"points": torch.tensor([[0.5, math.inf]])}, r"points\[0\] must be two finite numbers"),
+        (ONE | {"scribbles": []}, r"scribbles must have one entry per box \(1\), got 0"),
+        (ONE | {"scribbles": [torch.full((1, 2), math.nan)]}, r"scribbles\[0\]\[0\] must be two finite numbers, got"),
     ],
 )
 def test_a_layout_says_what_is_wrong(fields, message):
@@ -197,6 +208,34 @@ def test_joining_keeps_the_order_and_what_all_have():
     found = Layout.joined([one, Layout.empty(), two])
     assert torch.equal(found.boxes, boxes) and found.labels == ["a", "b", "c"] and found.captions == ["an a", "", ""]
     assert found.scores.tolist() == pytest.approx([0.1, 0.2, 0.3]) and found.masks is None
+
+
+def pointed(count=3) -> Layout:
+    points = torch.tensor([[0.25, 0.5], [math.nan, math.nan], [1.0, 0.0]])[:count]
+    scribbles = [torch.tensor([[0.1, 0.2], [0.3, 0.4]]), torch.zeros(0, 2), torch.tensor([[0.5, 0.5]])][:count]
+    return Layout(torch.rand(count, 4), list("abc")[:count], points=points, scribbles=scribbles)
+
+
+def test_points_and_scribbles_go_with_their_regions():
+    turned = pointed().keep(torch.tensor([2, 1])).to("cpu")
+    assert turned.points[0].tolist() == [1, 0] and turned.points[1].isnan().all()
+    assert [x.tolist() for x in turned.scribbles] == [[[0.5, 0.5]], []]
+    nothing = pointed().keep(torch.zeros(3, dtype=torch.bool))
+    assert nothing.points.shape == (0, 2) and nothing.scribbles == []
+
+
+def test_points_and_scribbles_move_with_the_layout():
+    moved = pointed().to("meta")
+    assert moved.points.device.type == "meta" and {x.device.type for x in moved.scribbles} == {"meta"}
+
+
+def test_joined_with_a_layout_without_points_its_regions_have_none():
+    bare = Layout(torch.rand(1, 4), ["d"])
+    found = Layout.joined([bare, pointed(), Layout.empty()])
+    assert found.points.isnan().all(1).tolist() == [True, False, True, False]
+    assert [len(x) for x in found.scribbles] == [0, 2, 0, 1]
+    neither = Layout.joined([bare, bare])
+    assert neither.points is None and neither.scribbles is None
 
 
 @pytest.mark.golden

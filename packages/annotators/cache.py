@@ -9,6 +9,7 @@ tags takes about 0.1 KB, ten boxes 1 KB, ten masks 5 to 20 KB; file systems roun
 import inspect
 import json
 import logging
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -199,24 +200,37 @@ def _only(entry: tuple[Any] | None) -> Any:
 
 def layout_to_json(layout: Layout) -> dict[str, Any]:
     """A layout as JSON can hold it; float32 numbers come back as the very same."""
-    return {
+    known = {
         "boxes": layout.boxes.tolist(),
         "labels": list(layout.labels),
         "captions": list(layout.captions),
         "scores": None if layout.scores is None else layout.scores.tolist(),
         "masks": None if layout.masks is None else masks_to_json(layout.masks),
     }
+    # only where there are some, so that entries of layouts without them stay what they were
+    if layout.points is not None:
+        known["points"] = [None if x.isnan().any() else x.tolist() for x in layout.points]
+    if layout.scribbles is not None:
+        known["scribbles"] = [x.tolist() for x in layout.scribbles]
+    return known
 
 
 def layout_from_json(known: Mapping[str, Any], device: torch.device) -> Layout:
     """The layout of ``layout_to_json``, on a device."""
     scores, masks = known["scores"], known["masks"]
+    points, scribbles = known.get("points"), known.get("scribbles")
+
+    def placed(given: Sequence[Any]) -> torch.Tensor:
+        return torch.tensor(given, dtype=torch.float32, device=device).reshape(-1, 2)
+
     return Layout(
         boxes=torch.tensor(known["boxes"], dtype=torch.float32, device=device).reshape(-1, 4),
         labels=texts_from_json(known["labels"], device),
         captions=texts_from_json(known["captions"], device),
         scores=None if scores is None else torch.tensor(scores, dtype=torch.float32, device=device),
         masks=None if masks is None else masks_from_json(masks, device),
+        points=None if points is None else placed([x or [math.nan] * 2 for x in points]),
+        scribbles=None if scribbles is None else [placed(x) for x in scribbles],
     )
 
 

@@ -105,12 +105,14 @@ def _texts(texts: Any) -> list[str]:
 
 def _fields(layout: Layout) -> dict[str, Any]:
     masks = layout.masks
+    placed = {"points": layout.points, "scribbles": layout.scribbles}
     return {
         "boxes": layout.boxes,
         "labels": layout.labels,
         "captions": layout.captions,
         "scores": layout.scores,
         "masks": None if masks is None else [{"size": list(x.size), "counts": x.counts.decode()} for x in masks],
+        **{name: value for name, value in placed.items() if value is not None},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -18,7 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from scenewright.datasets.framing import Framing
 from scenewright.datasets.stream import Stream
-from scenewright.layout import Batch, Frame, Layout, RunLengths, Sample
+from scenewright.layout import Batch, Frame, Layout, Sample
 from scenewright.protocols import RangedDataset
 
 _logger = logging.getLogger(__name__)
@@ -327,25 +327,37 @@ class _Parcel:
     """A batch between processes: every tensor is a file handle of shared memory there, so only the images are one."""
 
     images: Tensor
-    layouts: list[tuple[np.ndarray, list[str], list[str], np.ndarray | None, list[RunLengths] | None]]
+    layouts: list[dict[str, Any]]
     rest: dict[str, Any]
 
     @staticmethod
     def pack(batch: Batch) -> _Parcel:
-        layouts = [
-            (x.boxes.numpy(), x.labels, x.captions, None if x.scores is None else x.scores.numpy(), x.masks)
-            for x in batch.layouts
-        ]
+        layouts = [_arrays(vars(x)) for x in batch.layouts]
         rest = {name: getattr(batch, name) for name in ("captions", "keys", "frames", "seeds")}
         return _Parcel(batch.images, layouts, rest)
 
     def unpack(self) -> Batch:
-        layouts = [
-            Layout(torch.from_numpy(boxes), labels, captions, None if scores is None else torch.from_numpy(scores), m)
-            for boxes, labels, captions, scores, m in self.layouts
-        ]
+        layouts = [Layout(**_tensors(x)) for x in self.layouts]
         return Batch(images=self.images, layouts=layouts, **self.rest)
 
     def pin_memory(self, device: str | None = None) -> _Parcel:
         """For the loader, where there is an accelerator."""
         return replace(self, images=self.images.pin_memory())
+
+
+def _arrays(value: Any) -> Any:
+    """Tensors, alone and in lists and mappings, as arrays."""
+    if isinstance(value, Mapping):
+        return {name: _arrays(x) for name, x in value.items()}
+    if isinstance(value, list):
+        return [_arrays(x) for x in value]
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _tensors(value: Any) -> Any:
+    """What ``_arrays`` was given."""
+    if isinstance(value, Mapping):
+        return {name: _tensors(x) for name, x in value.items()}
+    if isinstance(value, list):
+        return [_tensors(x) for x in value]
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value

@@ -33,6 +33,7 @@ class Coco:
         square: pad each image with white, on the right or below, and resize it to this many pixels each way; its
             boxes become whole pixels. It is what Rich-Context's data were made from; None leaves images as they are.
         max_pixels: larger images are refused before they are decoded.
+        annotation_ids: put the ids of the regions' annotations into ``metadata["annotation_ids"]``.
 
     Raises:
         ValueError: ``instances`` has no images.
@@ -49,9 +50,11 @@ class Coco:
         exclude: Sequence[str] = (),
         square: int | None = None,
         max_pixels: int = MAX_PIXELS,
+        annotation_ids: bool = False,
     ) -> None:
         self.instances, self.images, self.captions, self.stuff = str(instances), str(images), captions, stuff
         self.exclude, self.square, self.max_pixels = list(exclude), square, max_pixels
+        self.annotation_ids = annotation_ids
         self._loaded: _Tables | None = None
 
     @property
@@ -80,6 +83,10 @@ class Coco:
                     x for x in tables.regions[image["id"]] if tables.labels[x["category_id"]] not in self.exclude
                 ]
                 layout, warnings = _layout(image, regions, tables.labels)
+                if self.annotation_ids:
+                    metadata = metadata | {
+                        "annotation_ids": [x["id"] for x in regions if _is_single(x) and _has_area(x)]
+                    }
                 if self.square is not None:
                     file, layout = _squared(file, layout, image["height"], image["width"], self.square)
             except Exception as error:  # pycocotools raises nothing more particular
@@ -126,8 +133,8 @@ def _layout(
     height, width = image["height"], image["width"]
     if height < 1 or width < 1:
         raise ValueError(f"the image is {width} x {height} pixels")
-    single = [x for x in regions if not x.get("iscrowd", 0)]
-    sound = [x for x in single if x["bbox"][2] > 0 and x["bbox"][3] > 0]
+    single = [x for x in regions if _is_single(x)]
+    sound = [x for x in single if _has_area(x)]
     warnings = [f"{len(single) - len(sound)} boxes have no area and were dropped"] if len(sound) < len(single) else []
     corners = torch.tensor([x["bbox"] for x in sound], dtype=torch.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
@@ -140,6 +147,14 @@ def _layout(
         )
     names = [labels[x["category_id"]] for x in sound]
     return Layout(boxes, names, masks=complete if len(complete) == len(sound) and sound else None), warnings
+
+
+def _is_single(region: Mapping[str, Any]) -> bool:
+    return not region.get("iscrowd", 0)
+
+
+def _has_area(region: Mapping[str, Any]) -> bool:
+    return region["bbox"][2] > 0 and region["bbox"][3] > 0
 
 
 def _squared(file: EncodedImage, layout: Layout, height: int, width: int, side: int) -> tuple[EncodedImage, Layout]:

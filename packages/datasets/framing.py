@@ -29,10 +29,11 @@ _Size = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Framing:
-    """Brings samples to the size that a model is trained at; boxes, masks, scores and words stay true.
+    """Brings samples to the size that a model is trained at; all that is known of regions stays true.
 
     The largest crop of the target's shape, or a smaller one of it, is resized to the target, antialiased. It is cut
-    on whole pixels, so its shape is right to a pixel of the picture. Everything random comes from the seed.
+    on whole pixels, so its shape is right to a pixel of the picture. A point that is not in the crop is none any more,
+    and a scribble loses those of its points that are not. Everything random comes from the seed.
 
     Args:
         height: of the images that come out, in pixels.
@@ -162,6 +163,7 @@ class Framing:
             sides = layout.boxes[:, 2:] - layout.boxes[:, :2]
             largest = sides.prod(dim=1).argsort(descending=True, stable=True)[: self.max_objects]
             layout = layout.keep(largest.sort().values)
+        layout = _points_seen(layout, view, mirrored)
         if mirrored:
             x_min, y_min, x_max, y_max = layout.boxes.unbind(1)
             layout = replace(layout, boxes=torch.stack([1 - x_max, y_min, 1 - x_min, y_max], dim=1))
@@ -224,6 +226,30 @@ def _clip(boxes: Float[Tensor, "n 4"], view: _View) -> tuple[Float[Tensor, "n 4"
     inside = (moved[:, :2] == clipped[:, :2]).double()
     shares = torch.where(sides > 0, seen / sides.clamp_min(1e-12), inside).prod(dim=1)
     return clipped.to(boxes.dtype), shares.to(boxes.dtype)
+
+
+def _points_seen(layout: Layout, view: _View, mirrored: bool) -> Layout:
+    """The layout with its points and scribbles as fractions of the crop, without those outside of it."""
+    if (layout.points is None and layout.scribbles is None) or (view.whole and not mirrored):
+        return layout
+    points, scribbles = layout.points, layout.scribbles
+    if points is not None:
+        points = _seen(points, view, mirrored)
+    if scribbles is not None:
+        moved = [_seen(x, view, mirrored) for x in scribbles]
+        scribbles = [x[~x.isnan().any(1)] for x in moved]
+    return replace(layout, points=points, scribbles=scribbles)
+
+
+def _seen(points: Float[Tensor, "n 2"], view: _View, mirrored: bool) -> Float[Tensor, "n 2"]:
+    """Points as fractions of the crop; NaN outside of it."""
+    start = torch.tensor([view.left, view.top], dtype=torch.float64)
+    extent = torch.tensor([view.width, view.height], dtype=torch.float64)
+    moved = (points.double() * torch.tensor(view.size[::-1], dtype=torch.float64) - start) / extent
+    inside = ((moved >= 0) & (moved <= 1)).all(1, keepdim=True)
+    if mirrored:
+        moved = torch.stack([1 - moved[:, 0], moved[:, 1]], dim=1)
+    return moved.where(inside, torch.nan).to(points.dtype)
 
 
 def _show(image: Image, view: _View) -> Image:

@@ -1,4 +1,5 @@
 import json
+import math
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from scenewright.annotators.cache import layout_from_json, layout_to_json
 from scenewright.annotators.captioners.cached import CachedCaptioner
 from scenewright.annotators.detectors.cached import CachedDetector
 from scenewright.annotators.segmenters.cached import CachedSegmenter
@@ -79,6 +81,15 @@ def same(a, b):
             and (torch.equal(a.scores, b.scores) if a.scores is not None else b.scores is None)
         )
     return a == b
+
+
+def test_points_and_scribbles_of_a_layout_are_remembered():
+    points = torch.tensor([[0.1, 1 / 3], [math.nan, math.nan]])
+    layout = Layout(torch.rand(2, 4), ["a", "b"], points=points, scribbles=[torch.zeros(0, 2), torch.rand(3, 2)])
+    again = layout_from_json(json.loads(json.dumps(layout_to_json(layout), allow_nan=False)), torch.device("cpu"))
+    assert torch.equal(again.points[0], points[0]) and again.points[1].isnan().all()
+    assert [len(x) for x in again.scribbles] == [0, 3] and torch.equal(again.scribbles[1], layout.scribbles[1])
+    assert not {"points", "scribbles"} & layout_to_json(LAYOUT).keys()
 
 
 @pytest.mark.parametrize("verb", KINDS)

@@ -1,4 +1,5 @@
 import gc
+import math
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ import torch
 from scenewright.annotators.isolated import Isolated
 from scenewright.annotators.isolation import wire
 from scenewright.annotators.isolation.process import WorkerDied, WorkerError
+from scenewright.annotators.isolation.worker import verb_of
 from scenewright.annotators.pipeline import annotate
 from scenewright.checkpoints import CheckpointError
 from scenewright.layout import Layout, RunLengths, Sample
@@ -204,6 +206,24 @@ def test_a_class_is_given_tensors_and_may_return_look_alikes(plugin, tmp_path):
     layout = Layout(BOX, ["x", "y"], scores=torch.ones(2), masks=RunLengths.encode(torch.ones(2, 8, 12).bool()))
     assert plugin("caption", source=source).caption(images[:1], [layout]) == [["x 0.75", "y 0.50"]]
     assert plugin("segment", source=source).segment(images[:1], [layout])[0][0] == layout.masks[0]
+
+
+def test_points_and_scribbles_reach_the_other_side(plugin, tmp_path):
+    points = torch.tensor([[0.5, 0.25], [math.nan] * 2])
+    layout = Layout(BOX, ["x", "y"], points=points, scribbles=[torch.rand(3, 2), torch.zeros(0, 2)])
+    body = "return [[str((p, len(s))) for p, s in zip({0}, {1})] for x in layouts]"
+    table = body.format("x['points'].tolist()", "x['scribbles']")
+    (tmp_path / "table.py").write_text(
+        f"def load(_): ...\ndef caption(network, images, layouts, device):\n    {table}\n"
+    )
+    wanted = [["([0.5, 0.25], 3)", "([nan, nan], 0)"]]
+    assert plugin("caption", source="table.py").caption([image_of(1)], [layout]) == wanted
+    attributes = body.format("x.points.tolist()", "x.scribbles")
+    (tmp_path / "kind.py").write_text(f"class Kind:\n    def caption(self, images, layouts):\n        {attributes}\n")
+    fields = {"boxes": BOX.numpy(), "labels": ["x", "y"], "captions": [], "scores": None, "masks": None}
+    fields |= {"points": points.numpy(), "scribbles": [x.numpy() for x in layout.scribbles]}
+    told = verb_of(f"{tmp_path / 'kind.py'}:Kind", {}, "caption")([image_of(1).numpy()], [fields], device="cpu")
+    assert told == wanted
 
 
 def test_one_of_our_own_plugins_runs_isolated_as_it_does_here(tmp_path):

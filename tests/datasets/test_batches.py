@@ -1,5 +1,6 @@
 import functools
 import logging
+import math
 import pickle
 from collections import Counter
 from dataclasses import replace
@@ -316,3 +317,25 @@ def test_a_mixture_of_shapes_and_shards_resumes_exactly_and_keeps_its_weights(tm
     resumed = fresh()
     resumed.load_state_dict(begun.state_dict())
     assert first(resumed, 13) == expected[9:]
+
+
+class Pointed(Pictures):
+    """Regions with a point and a scribble, but for each second one."""
+
+    def sample(self, i):
+        sample = super().sample(i)
+        n = len(sample.layout)
+        points = torch.tensor([[0.2, 0.3], [math.nan, math.nan]])[:n]
+        scribbles = [torch.tensor([[0.2, 0.3], [0.4, 0.5]]), torch.zeros(0, 2)][:n]
+        return replace(sample, layout=replace(sample.layout, points=points, scribbles=scribbles))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_points_and_scribbles_arrive_from_workers(workers):
+    whole = Framing(height=8, width=8, crop="none")
+    (batch,) = islice(iter(loader(made(Pointed(), whole, batch_size=8), workers)), 1)
+    two = [x for x in batch.layouts if len(x) == 2]
+    assert two and all(len(x.points) == len(x.scribbles) == len(x) for x in batch.layouts)
+    for layout in two:
+        assert layout.points[0].tolist() == pytest.approx([0.2, 0.3]) and layout.points[1].isnan().all()
+        assert [len(x) for x in layout.scribbles] == [2, 0]

@@ -138,3 +138,13 @@ def test_an_image_on_a_square_is_padded_below_with_white_and_keeps_its_boxes_pla
         assert sample.layout.pixel_boxes(80, 80).tolist() == expected.trunc().tolist()
         small = sample.image[:, :60].unflatten(2, (40, 2)).unflatten(1, (30, 2)).float().mean((2, 4))
         assert (small - plain[sample.key].image.float()).abs().mean() < 6
+
+
+def test_annotation_ids_are_those_of_the_regions_in_their_order(dataset, tmp_path):
+    tables = json.loads((tmp_path / "instances.json").read_text())
+    for number, region in enumerate(tables["annotations"]):
+        region["id"] = 100 + number
+    (tmp_path / "instances.json").write_text(json.dumps(tables))
+    found = [s.metadata["annotation_ids"] for s in Coco(dataset.instances, dataset.images, annotation_ids=True)]
+    assert found == [[102, 103], [], [100]]  # without the crowd and the box without area
+    assert all("annotation_ids" not in s.metadata for s in dataset)

@@ -1,4 +1,6 @@
+import math
 from collections import Counter
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -308,3 +310,43 @@ def test_a_mask_of_another_size_is_refused():
 def test_it_says_what_is_wrong(options, message):
     with pytest.raises(ValueError, match=message):
         framed(**options)
+
+
+def pointed(x, y, scribble=((0.5, 0.5),)) -> Sample:
+    """The scene with a point and a scribble in fractions of the picture."""
+    sample = scene(boxes=((0, 0, 90, 60),))
+    layout = replace(sample.layout, points=torch.tensor([[x, y]]), scribbles=[torch.tensor(scribble)])
+    return replace(sample, layout=layout)
+
+
+@pytest.mark.parametrize(("flip", "expected"), [(0, (0.25, 0.75)), (1, (0.75, 0.75))])
+def test_points_and_scribbles_stay_where_they_are_in_the_picture(flip, expected):
+    # of 90 columns, the crop is from 15 to 75
+    x, y = (15 + 0.25 * 60) / 90, 0.75
+    sample, _ = framed(pointed(x, y, ((x, y), (0.1, 0.5), (0.5, 1.0))), flip=flip)
+    assert sample.layout.points[0].tolist() == pytest.approx(expected)
+    assert sample.layout.scribbles[0].flatten().tolist() == pytest.approx([*expected, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+def test_a_point_outside_of_the_crop_is_none_any_more(flip):
+    sample, _ = framed(pointed(0.1, 0.5, ((0.05, 0.5),)), flip=flip)
+    assert sample.layout.points.isnan().all() and sample.layout.scribbles[0].shape == (0, 2)
+    sample, _ = framed(pointed(math.nan, math.nan), flip=flip)
+    assert sample.layout.points.isnan().all() and len(sample.layout.scribbles[0]) == 1
+
+
+def test_points_stay_on_the_pixels_they_were_put_on():
+    sample = scene(boxes=((20, 10, 70, 50),))
+    inside = torch.tensor([[30.5 / 90, 20.5 / 60], [60.5 / 90, 40.5 / 60]])
+    sample = replace(sample, layout=replace(sample.layout, points=inside[:1], scribbles=[inside]))
+    for seed in range(20):
+        out, _ = framed(sample, seed, crop="random", scale=(0.5, 1), flip=0.5, height=48, width=64, min_visibility=0)
+        for points in (out.layout.points, *out.layout.scribbles):
+            for x, y in points[~points.isnan().any(1)].tolist():
+                assert out.image[0, min(int(y * 48), 47), min(int(x * 64), 63)] > 200
+
+
+def test_points_do_not_change_where_the_whole_picture_is_seen():
+    sample, _ = framed(pointed(0.1, 0.2), crop="none")
+    assert sample.layout.points.tolist() == pointed(0.1, 0.2).layout.points.tolist()

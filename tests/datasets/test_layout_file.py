@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,9 +76,94 @@ def test_the_demo_of_instancediffusion_has_corners_and_sides(read):
     (sample,) = read({"caption": "a street", "width": 512, "height": 512, "annos": annos})
     assert torch.equal(sample.layout.boxes, torch.tensor([[0.25, 0, 0.5, 1], [0, 0, 1, 0.5]]))
     assert sample.layout.labels == ["car", "a tree"] and sample.layout.captions == ["a red car", "a tree"]
-    assert sample.layout.masks is None  # one region has none
+    assert sample.layout.points is not None and sample.layout.points[0].tolist() == [3 / 512, 4 / 512]
+    assert sample.layout.points[1].isnan().all() and sample.layout.scribbles is None
+    assert sample.layout.masks is not None  # one region has none: its mask is empty
+    assert [x.area for x in sample.layout.masks] == [0, 512 * 512]
     (sample,) = read({"caption": "", "width": 512, "height": 512, "annos": annos[1:]})
-    assert sample.layout.masks is not None and sample.layout.masks[0].decode().all()
+    assert sample.layout.masks is not None and sample.layout.masks[0].decode().all() and sample.layout.points is None
+    (sample,) = read({"caption": "", "width": 512, "height": 512, "annos": annos[:1]})
+    assert sample.layout.masks is None
+
+
+def demo(*annos: dict[str, Any], height: int = 100, width: int = 200) -> dict[str, Any]:
+    return {"caption": "a street", "width": width, "height": height, "annos": list(annos)}
+
+
+@pytest.mark.parametrize("scribble", [[[20, 10], [100, 50.5]], [20, 10, 100, 50.5]], ids=["pairs", "flat"])
+def test_a_scribble_of_a_demo_is_a_list_of_pairs_or_a_flat_one(read, scribble):
+    lone = {"bbox": [0, 0, 200, 100], "caption": "a car", "scribble": scribble}
+    (sample,) = read(demo(lone))
+    assert sample.layout.scribbles is not None and sample.layout.points is None
+    assert torch.allclose(sample.layout.scribbles[0], torch.tensor([[0.1, 0.1], [0.5, 0.505]]))
+    (sample,) = read(demo(lone, {**lone, "scribble": []}, {"bbox": [1, 1, 9, 9], "caption": ""}))
+    assert sample.layout.scribbles is not None and [len(x) for x in sample.layout.scribbles] == [2, 0, 0]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_mask_of_a_demo_comes_at_the_size_of_the_canvas(read, compressed):
+    plane = torch.zeros(1, 50, 100, dtype=torch.bool)
+    plane[:, 10:20, 30:60] = True
+    counts = (
+        RunLengths.encode(plane)[0].counts.decode() if compressed else [30 * 50 + 10, *[10, 40] * 29, 10, 2030 - 10]
+    )
+    (sample,) = read(
+        demo({"bbox": [60, 20, 60, 20], "caption": "a car", "mask": {"size": [50, 100], "counts": counts}})
+    )
+    wanted = torch.zeros(100, 200, dtype=torch.bool)
+    wanted[20:40, 60:120] = True
+    assert sample.layout.masks is not None and torch.equal(sample.layout.masks[0].decode(), wanted)
+
+
+def test_points_and_scribbles_of_our_own_entries_are_fractions_or_pixels(read):
+    given = {"boxes": [[0, 0, 1, 1], [0, 0, 0.5, 1]], "labels": ["a", "b"]}
+    fractions, pixels = read(
+        [
+            {**given, "points": [None, [0.5, 0.25]], "scribbles": [[[0.1, 0.2]], []]},
+            {"unit": "pixels", "height": 100, "width": 200, "boxes": [[0, 0, 200, 100], [0, 0, 100, 100]]}
+            | {"labels": ["a", "b"], "points": [None, [100, 25]], "scribbles": [[[20, 20]], None]},
+        ]
+    )
+    for sample in (fractions, pixels):
+        assert sample.layout.points is not None and sample.layout.scribbles is not None
+        assert sample.layout.points[0].isnan().all() and sample.layout.points[1].tolist() == [0.5, 0.25]
+        assert torch.allclose(sample.layout.scribbles[0], torch.tensor([[0.1, 0.2]]))
+        assert sample.layout.scribbles[1].shape == (0, 2)
+        assert sample.metadata.keys() <= {"height", "width"} and sample.warnings == []
+
+
+def test_points_outside_of_the_canvas_are_dropped_and_counted(read):
+    points = {"points": [[0.5, 1.5]], "scribbles": [[[0.5, 0.5], [-0.1, 0], [1.0000000002, 1]]]}
+    (sample,) = read(fine(**points))
+    assert sample.layout.points is not None and sample.layout.points.isnan().all()
+    assert sample.layout.scribbles is not None and sample.layout.scribbles[0].tolist() == [[0.5, 0.5], [1, 1]]
+    assert sample.warnings == [
+        "points dropped, being outside of the canvas: 1 of 1",
+        "points of scribbles dropped, being outside of the canvas: 1 of 3",
+    ]
+
+
+def test_points_go_with_the_boxes_that_are_dropped(read):
+    boxes = {"boxes": [[1.2, 0, 1.5, 1], [0, 0, 1, 1]], "labels": ["a", "b"]}
+    (sample,) = read({**boxes, "points": [[0.1, 0.1], [0.5, 0.5]], "scribbles": [[], [[0.5, 0.5]]]})
+    assert sample.layout.points is not None and sample.layout.points.tolist() == [[0.5, 0.5]]
+    assert sample.layout.scribbles is not None and len(sample.layout.scribbles[0]) == 1
+
+
+def test_a_demo_with_points_and_scribbles_comes_back_from_its_export(tmp_path):
+    scene = next(x for x in Shapes(20, 64, 64) if len(x.layout) > 1)
+    n = len(scene.layout)
+    points = torch.rand(n, 2, generator=torch.Generator().manual_seed(0))
+    points[0] = math.nan
+    scribbles = [torch.zeros(0, 2), *points[1:, None].repeat(1, 3, 1)]
+    scene = replace(scene, layout=replace(scene.layout, points=points, scribbles=scribbles))
+    Demo("instancediffusion", images="none").write([scene], tmp_path)
+    ((_, anno, *_),) = [json.loads(x.read_text())["annos"] for x in tmp_path.glob("*.json")]
+    assert anno["point"] == pytest.approx((points[1] * 512).tolist(), abs=1e-3) and len(anno["scribble"][0]) == 2
+    (again,) = LayoutFile(str(tmp_path))
+    assert torch.allclose(again.layout.points, points, atol=1e-5, equal_nan=True)  # pyright: ignore[reportArgumentType]
+    assert again.layout.scribbles is not None
+    assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(again.layout.scribbles, scribbles, strict=True))
 
 
 @pytest.mark.parametrize("style", ["rich_context", "instancediffusion"])
@@ -91,7 +177,8 @@ def test_what_the_exports_write_is_read_back(style, tmp_path):
         assert again.captions == scene.layout.captions
         assert (again.boxes - scene.layout.boxes).abs().max() <= 2 / 512  # both formats have whole pixels
         if style == "instancediffusion":
-            assert again.masks == scene.layout.masks and found[scene.key].caption == scene.caption
+            assert again.masks == [x.resized(512, 512) for x in scene.layout.masks or []]
+            assert found[scene.key].caption == scene.caption
 
 
 def test_a_folder_and_a_pattern_are_read_in_order_with_keys_that_differ(tmp_path):
@@ -151,6 +238,23 @@ def test_boxes_outside_of_the_canvas_are_clipped_or_dropped_and_counted(read, bo
         ({"annos": [{"box": 1}], "height": 8, "width": 8}, 'annos[0] must be a {"bbox": [x, y, width, height]'),
         ({"annos": [{"bbox": [1, 2, 3], "caption": ""}], "height": 8, "width": 8}, "annos[0].bbox must be four finite"),
         ({"annos": [{"bbox": [0, 0, 3, 3], "caption": ""}]}, "height, width must be given where boxes are in pixels"),
+        (fine(points=[]), "points must be one entry per box (1), got 0"),
+        (fine(points=3), "points must be a list, got 3"),
+        (fine(points=[[0.1]]), "points[0] must be two finite numbers, x y, got [0.1]"),
+        (fine(points=[[0.1, math.nan]]), "points[0] must be two finite numbers, x y, got [0.1, NaN]"),
+        (fine(points=[[10, 20]]), 'points[0] must be fractions of the canvas; for pixels add "unit": "pixels"'),
+        (fine(scribbles=[[], []]), "scribbles must be one entry per box (1), got 2"),
+        (fine(scribbles=[3]), "scribbles[0] must be a list of points, got 3"),
+        (fine(scribbles=[[0.1, 0.2, 0.3]]), "scribbles[0] must be a list of points, or a flat one of as many x as y"),
+        (fine(scribbles=[[[0.1, 0.2], [0.3]]]), "scribbles[0][1] must be two finite numbers, x y, got [0.3]"),
+        (demo({"bbox": [0, 0, 3, 3], "point": ["x", 1]}), "annos[0].point must be two finite numbers, x y, got"),
+        (demo({"bbox": [0, 0, 3, 3], "scribble": [1, 2, 3]}), "annos[0].scribble must be a list of points, or a flat"),
+        (demo({"bbox": [0, 0, 3, 3], "mask": {"size": [4, 4]}}), "annos[0].mask must be run lengths {"),
+        (
+            demo({"bbox": [0, 0, 3, 3], "mask": {"size": [4, 4], "counts": [3, 30]}}),
+            "annos[0].mask must be run lengths {",
+        ),
+        (demo({"bbox": [0, 0, 3, 3], "mask": "all"}), "annos[0].mask must be run lengths {"),
     ],
 )
 def test_what_is_no_layout_is_refused_with_its_file_entry_and_field(read, content, message):

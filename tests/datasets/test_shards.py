@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 import tarfile
 from dataclasses import replace
@@ -257,3 +258,22 @@ def test_the_processes_shards_are_all_shards_and_disjoint(length, world_size):
 def test_shard_numbers_say_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         shard_numbers(*arguments)
+
+
+def test_points_and_scribbles_round_trip_to_the_bit_and_are_null_and_empty_where_there_is_none():
+    points = torch.tensor([[0.1, 1 / 3], [math.nan, math.nan]])
+    scribbles = [torch.zeros(0, 2), torch.rand(5, 2)]
+    layout = Layout(torch.rand(2, 4), ["a", "b"], points=points, scribbles=scribbles)
+    sample = replace(full_sample(), layout=layout)
+    members = encode(sample)
+    assert json.loads(members["json"])["instances"][1]["point"] is None
+    again = decode("a", members).layout
+    assert torch.equal(again.points[0], points[0]) and again.points[1].isnan().all()
+    assert all(torch.equal(x, y) for x, y in zip(again.scribbles, scribbles, strict=True))
+
+
+def test_a_record_without_points_says_nothing_of_them():
+    record = json.loads(encode(full_sample())["json"])
+    assert all(not {"point", "scribble"} & x.keys() for x in record["instances"])
+    layout = decode("a", encode(full_sample())).layout
+    assert layout.points is None and layout.scribbles is None

@@ -53,13 +53,13 @@ def random_set(count=25, seed=0):
     return samples, found
 
 
-def numbers(samples, found):
-    metric = DetectorAP(Fake(*found))
-    metric.update([IMAGE] * len(samples), samples)
+def numbers(samples, found, image=IMAGE, **settings):
+    metric = DetectorAP(Fake(*found), **settings)
+    metric.update([image] * len(samples), samples)
     return metric.compute()
 
 
-def directly(samples, found, height=480, width=640):
+def directly(samples, found, height=480, width=640, by_size=False):
     """COCO's own evaluation of the same boxes in pixels."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -83,7 +83,9 @@ def directly(samples, found, height=480, width=640):
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    return dict(zip(("detector_ap", "AP50", "AP75", "AR"), evaluator.stats[[0, 1, 2, 8]].tolist(), strict=True))
+    names = ("detector_ap", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR")
+    found = dict(zip(names, evaluator.stats[[0, 1, 2, 3, 4, 5, 8]].tolist(), strict=True))
+    return found if by_size else {name: x for name, x in found.items() if "_" not in name or name == "detector_ap"}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -92,6 +94,28 @@ def test_numbers_are_those_of_pycocotools_called_directly(seed):
     ours, theirs = numbers(samples, found), directly(samples, found)
     assert 0.1 < theirs["detector_ap"] < 0.9
     assert {name: ours[name] for name in theirs} == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_numbers_by_size_are_those_of_pycocotools_called_directly(seed):
+    samples, found = random_set(count=40, seed=seed)
+    image = torch.zeros(3, 240, 320, dtype=torch.uint8)
+    ours, theirs = numbers(samples, found, image, by_size=True), directly(samples, found, 240, 320, by_size=True)
+    assert len({round(x, 6) for x in theirs.values()}) == len(theirs), "each size has a number of its own"
+    assert {name: ours[name] for name in theirs} == pytest.approx(theirs, abs=1e-9)
+    assert {name: ours[name] for name in ("detector_ap", "AR")} == {
+        name: numbers(samples, found)[name] for name in ("detector_ap", "AR")
+    }
+
+
+def test_a_size_that_no_box_has_is_no_number_and_records_with_sizes_go_through_a_file():
+    samples, found = random_set()
+    metric = DetectorAP(Fake(*found), by_size=True)
+    metric.update([IMAGE] * len(samples), samples)  # 20 by 30 pixels: all is small
+    ours = metric.compute()
+    assert math.isnan(ours["AP_medium"]) and math.isnan(ours["AP_large"])
+    assert ours["AP_small"] == pytest.approx(ours["detector_ap"])
+    assert str(metric.summarize(unpack(pack(metric.records)))) == str(ours)
 
 
 def test_only_the_surest_hundred_count_as_in_coco():

@@ -1,6 +1,7 @@
 """PiM against masks told by hand and the reference's rule written out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,3 +196,54 @@ def test_an_image_gets_the_same_from_real_networks_alone_and_among_others(tiny_g
         alone.update([image], [sample])
     assert [x.objects for x in together.records] == [x.objects for x in alone.records]
     assert 0 < together.compute()["scribble"] < 1
+
+
+def pointed(planes, found, *, points=None, scribbles=None, **settings):
+    """As ``judged``; points and scribbles in pixels ``x y`` at their middles."""
+    finder, size = Finder(found), torch.tensor([WIDTH, HEIGHT])
+    masks = settings.pop("masks", True)
+    layout = replace(
+        layout_of(planes, masks=masks),
+        points=None if points is None else (torch.tensor(points) + 0.5) / size,
+        scribbles=None if scribbles is None else [(torch.tensor(x).reshape(-1, 2) + 0.5) / size for x in scribbles],
+    )
+    metric = PiM(finder, finder, **settings)
+    metric.update([IMAGE], [Sample("0", layout=layout)])
+    return metric.records[0]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_the_points_that_a_layout_gives_are_looked_at(masks):
+    wanted, left = [box_mask(0, 0, 10, 10)] * 2, box_mask(0, 0, 4, 10)
+    record = pointed(wanted, [left, left], points=[[3.0, 9.0], [4.0, 9.0]], masks=masks)
+    assert record.objects["pim"] == [1, 0]
+    nowhere = pointed(wanted, [left, left], points=[[math.nan] * 2, [0.0, 0.0]], masks=masks)
+    assert nowhere.objects["pim"] == [0, 1], "a region without a point has the centre"
+    edge = pointed([box_mask(20, 10, 30, 20)], [box_mask(29, 19, 30, 20)], points=[[29.5, 19.5]], masks=masks)
+    assert edge.objects["pim"] == [1]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_the_scribbles_that_a_layout_gives_are_looked_at(masks):
+    wanted, left = [box_mask(0, 0, 10, 10)], box_mask(0, 0, 4, 10)
+    scribble = [[0.0, 0.0], [3.0, 5.0], [4.0, 5.0], [9.0, 9.0], [8.0, 0.0]]
+    assert pointed(wanted, [left], scribbles=[scribble], masks=masks).objects == {"pim": [0], "scribble": [0.4]}
+    assert pointed(wanted, [], scribbles=[scribble], masks=masks).objects == {"pim": [0], "scribble": [0]}
+
+
+def test_a_region_without_a_scribble_has_one_drawn_in_its_mask_and_without_masks_is_not_asked():
+    wanted, left = [box_mask(0, 0, 10, 10), box_mask(12, 0, 22, 10)], box_mask(0, 0, 4, 10)
+    scribbles = [[[0.0, 0.0], [9.0, 0.0]], []]
+    record = pointed(wanted, [left, wanted[1]], scribbles=scribbles)
+    assert record.objects["scribble"] == [0.5, 1]
+    record = pointed(wanted, [left, wanted[1]], scribbles=scribbles, masks=False)
+    assert record.objects == {"pim": [0, 1]} and record.image == {"scribble": 0.5} and record.scored == record.expected
+    assert pointed(wanted, [left], scribbles=[[], []], masks=False).image == {}
+
+
+def test_compat_draws_points_anew_as_the_reference_does():
+    wanted, left = [box_mask(0, 0, 10, 10)], box_mask(0, 0, 4, 10)
+    known = {"points": [[0.0, 0.0]], "scribbles": [[[0.0, 0.0]]]}
+    record = pointed(wanted, [left], **known, compat=True)
+    assert record.objects == judged(wanted, [left], compat=True).objects and record.objects["pim"] == [0]
+    assert pointed(wanted, [left], **known, compat=True, masks=False).objects == {"pim": [0]}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scenewright.layout import Layout
+from scenewright.layout import Layout, RunLengths
 from scenewright.layout_models.rich_context.grounding import canvas, ground
 from scenewright.layout_models.rich_context.regional_attention import RegionalCrossAttention
 from scenewright.layout_models.tiny.averaged import AveragedCrossAttention, alone, ground_each
@@ -85,3 +85,15 @@ def test_without_any_layout_it_is_the_regional_layer():
     x = torch.randn(2, 64, 8)
     found = layer(x, averaged([None, None], dropped=[True, False]))
     assert torch.equal(found[0], x[0] + plain.null_text_feat) and torch.equal(found[1], x[1])
+
+
+def test_an_object_alone_keeps_all_that_is_known_of_it():
+    points = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
+    masks = RunLengths.encode(torch.stack([torch.ones(4, 4), torch.eye(4)]).bool())
+    layout = Layout(
+        torch.rand(2, 4), ["a", "b"], ["an a", "a b"], torch.rand(2), masks, points, list(torch.rand(2, 3, 2))
+    )
+    one = alone(layout)[1]
+    assert (one.labels, one.captions, one.masks) == (["b"], ["a b"], masks[1:])
+    assert torch.equal(one.scores, layout.scores[1:]) and torch.equal(one.points, points[1:])
+    assert torch.equal(one.scribbles[0], layout.scribbles[1])

@@ -110,13 +110,17 @@ def _layout(fields: dict[str, Any], device: str) -> Any:
     import torch
 
     fields = {
-        k: torch.tensor(v, device=device) if k in ("boxes", "scores") and v is not None else v
+        k: torch.tensor(v, device=device) if k in ("boxes", "scores", "points") and v is not None else v
         for k, v in fields.items()
     }
+    if "scribbles" in fields:
+        fields["scribbles"] = [torch.tensor(x, device=device) for x in fields["scribbles"]]
     try:
         from scenewright.layout import Layout, RunLengths
     except ImportError:
         return SimpleNamespace(**fields)
+    # a release in this environment that does not know of points yet can do without
+    fields = {name: value for name, value in fields.items() if name in Layout.__dataclass_fields__}
     if fields["masks"] is not None:
         fields["masks"] = [RunLengths((x["size"][0], x["size"][1]), x["counts"].encode()) for x in fields["masks"]]
     return Layout(**fields)

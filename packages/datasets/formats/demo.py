@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
 from PIL import Image as PILImage
+from torch import Tensor
 
 from scenewright.datasets.formats.documents import to_json
 from scenewright.datasets.formats.folder import file_stem
@@ -19,7 +21,8 @@ class Demo:
     """``KEY.json`` on a square canvas for each image in which something was found, and ``KEY.jpg`` beside it.
 
     Args:
-        style: ``rich_context`` has corners and captions, ``instancediffusion`` also labels, masks and the caption.
+        style: ``rich_context`` has corners and captions, ``instancediffusion`` also labels, masks, points, scribbles
+            and the caption.
         canvas: its sides in pixels; pictures are squashed to it, so that boxes fit.
         images: ``copy`` writes the squashed picture, ``none`` does not.
 
@@ -63,19 +66,22 @@ class Demo:
     def _instancediffusion(self, sample: Sample) -> dict[str, Any]:
         layout = sample.layout
         boxes = truncated(corners(layout, self.canvas, self.canvas)).tolist()
-        # masks are read at their own size, whatever the canvas is
-        masks = [{"size": list(x.size), "counts": x.counts.decode()} for x in layout.masks or []]
-        return {
-            "caption": sample.caption,
-            "width": self.canvas,
-            "height": self.canvas,
-            "annos": [
-                {
-                    "bbox": box,
-                    "mask": masks[i] if masks else [],
-                    "category_name": label,
-                    "caption": layout.captions[i] if layout.captions else label,
-                }
-                for i, (box, label) in enumerate(zip(boxes, layout.labels, strict=True))
-            ],
-        }
+        annos: list[dict[str, Any]] = []
+        for i, (box, label) in enumerate(zip(boxes, layout.labels, strict=True)):
+            # masks are read at their own size, whatever the canvas is
+            mask = layout.masks[i] if layout.masks is not None and layout.masks[i].area else None
+            anno = {
+                "bbox": box,
+                "mask": [] if mask is None else {"size": list(mask.size), "counts": mask.counts.decode()},
+                "category_name": label,
+                "caption": layout.captions[i] if layout.captions else label,
+            }
+            if layout.points is not None and not layout.points[i].isnan().any():
+                (anno["point"],) = self._pixels(layout.points[i : i + 1])
+            if layout.scribbles is not None and len(layout.scribbles[i]):
+                anno["scribble"] = self._pixels(layout.scribbles[i])
+            annos.append(anno)
+        return {"caption": sample.caption, "width": self.canvas, "height": self.canvas, "annos": annos}
+
+    def _pixels(self, points: Float[Tensor, "n 2"]) -> list[list[float]]:
+        return (points.double().cpu() * self.canvas).numpy().round(3).tolist()

@@ -99,7 +99,7 @@ def assemble(regions: Sequence[Region], before: Layout, size: tuple[int, int]) -
     """One layout of regions that may each lack something.
 
     What a region lacks comes from the region it was before, found by label and box; else its caption is its
-    label, its score 1, and its mask its box, with a warning.
+    label, its score 1, and its mask its box, with a warning. Points and scribbles come from there alone.
 
     Args:
         before: the image's layout until now.
@@ -128,6 +128,8 @@ def assemble(regions: Sequence[Region], before: Layout, size: tuple[int, int]) -
         captions=captions if has_captions else [],
         scores=torch.tensor([float(x) for x in scores]) if has_scores else None,
         masks=masks if masks and masks[0] is not None else None,
+        points=None if before.points is None else _points(before.points, was),
+        scribbles=None if before.scribbles is None else [_of(before.scribbles, old, torch.zeros(0, 2)) for old in was],
     )
     return layout, warnings
 
@@ -156,6 +158,11 @@ def _matches(regions: Sequence[Region], boxes: Float[Tensor, "n 4"], before: Lay
             taken.add(best)
         found.append(best)
     return found
+
+
+def _points(before: Float[Tensor, "m 2"], was: Sequence[int | None]) -> Float[Tensor, "n 2"]:
+    """For each region, the point of the one it was; NaN for new ones."""
+    return torch.cat([before, before.new_full((1, 2), math.nan)])[[-1 if old is None else old for old in was]]
 
 
 def _of(values, index: int | None, default):

@@ -7,6 +7,7 @@ what each field is.
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from scenewright.layout import EncodedImage, Layout, RunLengths, Sample
 
 #: Of the record's form. A reader refuses a later one.
 VERSION = 2
+
+#: The point of a region that has none.
+_NOWHERE = [math.nan, math.nan]
 
 
 def encode(sample: Sample, with_image: bool = True) -> dict[str, bytes]:
@@ -113,6 +117,10 @@ def _instances(layout: Layout) -> list[dict[str, Any]]:
         if layout.masks is not None:
             mask = layout.masks[i]
             instance["mask"] = {"size": list(mask.size), "counts": mask.counts.decode()}
+        if layout.points is not None:
+            instance["point"] = None if layout.points[i].isnan().any() else _floats(layout.points[i])
+        if layout.scribbles is not None:
+            instance["scribble"] = _floats(layout.scribbles[i])
         instances.append(instance)
     return instances
 
@@ -125,7 +133,13 @@ def _layout(instances: list[dict[str, Any]]) -> Layout:
         captions=[x["caption"] for x in instances] if "caption" in first else [],
         scores=torch.tensor([x["score"] for x in instances], dtype=torch.float32) if "score" in first else None,
         masks=[_run_lengths(x["mask"]) for x in instances] if "mask" in first else None,
+        points=_points([x["point"] or _NOWHERE for x in instances]) if "point" in first else None,
+        scribbles=[_points(x["scribble"]) for x in instances] if "scribble" in first else None,
     )
+
+
+def _points(points: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(points, dtype=torch.float32).reshape(-1, 2)
 
 
 def _run_lengths(mask: Mapping[str, Any]) -> RunLengths:

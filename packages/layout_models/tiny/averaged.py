@@ -49,14 +49,7 @@ class AveragedCrossAttention(RegionalCrossAttention):
 
 def alone(layout: Layout) -> list[Layout]:
     """Each object of a layout as a layout."""
-    return [
-        Layout(
-            boxes=layout.boxes[i : i + 1],
-            labels=layout.labels[i : i + 1],
-            captions=layout.captions[i : i + 1],
-        )
-        for i in range(len(layout))
-    ]
+    return [layout.keep(torch.tensor([i])) for i in range(len(layout))]
 
 
 def ground_each(

@@ -1,5 +1,7 @@
 """What people corrected, laid over what was there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,3 +89,13 @@ def test_a_broken_correction_is_named(sample):
 
     with pytest.raises(ValueError, match="correction of 'a' cannot be read"):
         list(overlay([sample("a")], {"a": broken}, "keep", Tally()))
+
+
+def test_points_and_scribbles_stay_with_their_region_and_new_ones_have_none(before):
+    count = len(before)
+    known = replace(before, points=torch.rand(count, 2), scribbles=[torch.rand(3, 2)] * count)
+    old = Region(tuple(before.boxes[-1].tolist()), before.labels[-1])
+    layout, _ = assemble([Region((0.4, 0.4, 0.6, 0.6), "new"), old], known, (10, 20))
+    assert layout.points[0].isnan().all() and torch.equal(layout.points[1], known.points[-1])
+    assert len(layout.scribbles[0]) == 0 and torch.equal(layout.scribbles[1], known.scribbles[-1])
+    assert assemble([], known, (10, 20))[0].points.shape == (0, 2)
