@@ -111,9 +111,7 @@ class TinyGLIGEN(Tiny):
     ) -> Told:
         return Told(self._instances(layouts, seeds, height, width))
 
-    def _instances(
-        self, layouts: Sequence[Layout | None], seeds: Sequence[int], height: int, width: int
-    ) -> Instances:
+    def _instances(self, layouts: Sequence[Layout | None], seeds: Sequence[int], height: int, width: int) -> Instances:
         """The objects of the layouts; images whose layout is None have none."""
         features, said = self._said(layouts)
         slots = max([1, *(len(some) for some in said)])
@@ -163,7 +161,9 @@ class TinyGLIGEN(Tiny):
             timestep = scheduler.timesteps[step]
             found = [
                 self._guided(some, timestep, text, Told(tokens.at(scale)))
-                for some, (text, tokens) in zip(latents.split([len(text) // 2 for text, _ in parts]), parts, strict=True)
+                for some, (text, tokens) in zip(
+                    latents.split([len(text) // 2 for text, _ in parts]), parts, strict=True
+                )
             ]
             latents = scheduler.step(torch.cat(found), timestep, latents).prev_sample
         return latents if len(latents) == len(whole) else together(latents, inputs, scheduler)
@@ -214,9 +214,7 @@ def for_guidance(instances: Instances, inputs: Sequence[Input]) -> Instances:
     )
 
 
-def together(
-    latents: Float[Tensor, "k c h w"], inputs: Sequence[Input], scheduler: Any
-) -> Float[Tensor, "b c h w"]:
+def together(latents: Float[Tensor, "k c h w"], inputs: Sequence[Input], scheduler: Any) -> Float[Tensor, "b c h w"]:
     """The mean of each image's latents; the scheduler goes on with the history of whole layouts, which come first."""
     images = torch.tensor([image for image, _ in inputs], device=latents.device)
     count = int(images.max()) + 1

@@ -96,9 +96,7 @@ class TinyInstanceDiffusion(TinyGLIGEN):
         kept = [self.types.draw(1, torch.Generator().manual_seed(seed)) for seed in own]
         return Told(replace(instances, kept=torch.cat(kept).to(self.unet.device)))
 
-    def _instances(
-        self, layouts: Sequence[Layout | None], seeds: Sequence[int], height: int, width: int
-    ) -> Instances:
+    def _instances(self, layouts: Sequence[Layout | None], seeds: Sequence[int], height: int, width: int) -> Instances:
         instances = super()._instances(layouts, seeds, height, width)
         each = [
             locations(Layout.empty() if x is None else x, seed, height, width)
