@@ -142,8 +142,8 @@ def locations(layout: Layout, seed: int, height: int, width: int) -> Locations:
     for i, given in enumerate(layout.scribbles or []):
         if len(given):
             scribbles[i] = resampled(given.numpy())
-    coordinates = (torch.from_numpy(x).float().flatten(1) for x in (scribbles, polygons))
-    return Locations(points, *coordinates, masks)
+    scribbled, outlined = (torch.from_numpy(x).float().flatten(1) for x in (scribbles, polygons))
+    return Locations(points, scribbled, outlined, masks)
 
 
 def _random(seed: int, purpose: int) -> np.random.Generator:
