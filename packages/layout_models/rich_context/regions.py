@@ -187,6 +187,18 @@ def partition_grids(
 def _check(boxes: Any, height: int, width: int, cell: int) -> None:
     if height % cell or width % cell or min(height, width) < cell:
         raise ValueError(f"height and width must be multiples of {cell}, got {height} and {width}")
+    check_boxes(boxes)
+    outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= (width, height))).any(1).sum()
+    if outside:
+        logger.warning("%d of %d boxes lie outside the canvas and have no region", outside, len(boxes))
+
+
+def check_boxes(boxes: Any) -> None:
+    """Make sure that boxes, an array ``(n, 4)`` in any unit, are corners.
+
+    Raises:
+        ValueError: one is not finite, or inverted.
+    """
     finite = np.isfinite(boxes).all(1)
     if not finite.all():
         number = int(finite.argmin())
@@ -195,9 +207,6 @@ def _check(boxes: Any, height: int, width: int, cell: int) -> None:
     if not upright.all():
         number = int(upright.argmin())
         raise ValueError(f"box {number} must be x_min y_min x_max y_max, got {boxes[number].tolist()}")
-    outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= (width, height))).any(1).sum()
-    if outside:
-        logger.warning("%d of %d boxes lie outside the canvas and have no region", outside, len(boxes))
 
 
 def _cover(boxes: Any, extent: Grid, grid: Grid, compat: bool) -> tuple[Any, Any]:

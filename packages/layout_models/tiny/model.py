@@ -9,7 +9,7 @@ Weights: made here, from drawn scenes; see MODEL_CARD.md. Apache-2.0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,23 @@ CELL = 2
 
 _WEIGHTS = Path(__file__).with_name("weights.safetensors")
 _TWIN = _WEIGHTS.with_name("caption_only.safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the UNet is told of the layouts of a batch; nothing, unless given.
+
+    Attributes:
+        grounding: what its ``position_net`` reads.
+        cells: ``(b, k, h, w)``, what each cell of the finest grid is told besides.
+        outlines: ``(b, q, h, w)``, the logits of the planned outlines.
+        canvases: of the layouts that the plan has seen.
+    """
+
+    grounding: Any = None
+    cells: Float[Tensor, "b k h w"] | None = None
+    outlines: Float[Tensor, "b q h w"] | None = None
+    canvases: Sequence[Canvas | None] = ()
 
 
 class Tiny(nn.Module):
@@ -101,8 +118,7 @@ class Tiny(nn.Module):
         self.unet = _unet(text_width, told=0 if self.plan is None else self.plan.channels)
         self.averaged = overlaps == "averaged"
         if self.grounded:
-            layer = AveragedCrossAttention if self.averaged else RegionalCrossAttention
-            attach_layers(self.unet, layer, lambda width: GroundingEncoder(width, boxes=box_code, hidden=128))
+            self._attach(box_code)
         # a velocity keeps what is seen of an image nearly without noise: the network need not copy it
         self.scheduler: Any = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
         self.untrained = weights is None and base is None
@@ -138,23 +154,16 @@ class Tiny(nn.Module):
             for x, chance in zip(batch.layouts, draws.label_only, strict=True)
         ]
         height, width = batch.images.shape[2:]
-        canvases = [
-            None if dropped else x
-            for x, dropped in zip(self._canvases(layouts, height, width), draws.layout_dropped, strict=True)
-        ]
-        told, outlines = self._plan(canvases, layouts, latents.shape[2:])
+        shown = [None if dropped else x for x, dropped in zip(layouts, draws.layout_dropped, strict=True)]
+        told = self._tell(shown, draws.layout_dropped, batch.seeds, height, width)
         prediction = self._predict(
-            self.scheduler.add_noise(latents, noise, timesteps),
-            timesteps,
-            self._read(captions),
-            self._ground(canvases, layouts, draws.layout_dropped, height, width),
-            told,
+            self.scheduler.add_noise(latents, noise, timesteps), timesteps, self._read(captions), told
         )
         wanted = target(self.scheduler, latents, noise, timesteps)
         # forms are decided where little is seen, so these steps count as much as the others
         loss = diffusion_loss(prediction, wanted, timesteps, self.scheduler, snr_gamma=5.0, snr_floor=1.0)
-        if outlines is not None:
-            loss = loss + self.outline_weight * outline_error(outlines, canvases, layouts, CELL)
+        if told.outlines is not None:
+            loss = loss + self.outline_weight * outline_error(told.outlines, told.canvases, layouts, CELL)
         return loss
 
     @torch.no_grad()
@@ -166,64 +175,110 @@ class Tiny(nn.Module):
         Raises:
             ValueError: the size is not a multiple of 4, or there are not as many captions, layouts and seeds.
         """
-        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
         if not len(captions) == len(layouts) == len(seeds):
             raise ValueError(
                 f"captions, layouts and seeds must be as many, got {len(captions)}, {len(layouts)} and {len(seeds)}"
             )
         if height % (2 * CELL) or width % (2 * CELL):
             raise ValueError(f"height and width must be multiples of {2 * CELL}, got {height} and {width}")
-        device, count = self.unet.device, len(seeds)
-        scheduler: Any = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
-        scheduler.set_timesteps(self.num_inference_steps)
         shape = (3 * CELL**2, height // CELL, width // CELL)
-        latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(x)) for x in seeds])
-        canvases = self._canvases(layouts, height, width)
-        # guidance needs each image twice: without caption and layout, and with them
-        both = [None] * count + canvases
-        text = self._read([""] * count + list(captions))
-        grounding = self._ground(both, [*layouts, *layouts], [x is not None for x in canvases] * 2, height, width)
-        if grounding is not None:
-            grounding.reuse = True
-        told_cells, _ = self._plan(both, [*layouts, *layouts], shape[1:])
-        latents = latents.to(device)
-        for timestep in scheduler.timesteps:
-            doubled = torch.cat([latents, latents])
-            free, told = self._predict(doubled, timestep.to(device), text, grounding, told_cells).chunk(2)
-            latents = scheduler.step(free + self.guidance_scale * (told - free), timestep, latents).prev_sample
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(x)) for x in seeds]
+        latents = self._denoise(torch.stack(noise).to(self.unet.device), captions, layouts, seeds)
         return ((pixel_shuffle(latents, CELL) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
-    def _predict(
+    def _denoise(
         self,
-        noisy: Float[Tensor, "b c h w"],
-        timesteps: Int[Tensor, ...],
-        text: Float[Tensor, "b t d"],
-        grounding: Grounding | None,
-        told: Float[Tensor, "b k h w"] | None,
+        latents: Float[Tensor, "b c h w"],
+        captions: Sequence[str],
+        layouts: Sequence[Layout],
+        seeds: Sequence[int],
     ) -> Float[Tensor, "b c h w"]:
-        regional = None if grounding is None else {"gligen": {"grounding": grounding}}
-        noisy = noisy if told is None else torch.cat([noisy, told], 1)
-        return self.unet(noisy, timesteps, text, cross_attention_kwargs=regional).sample
+        """Images, folded, from noise."""
+        height, width = (CELL * size for size in latents.shape[2:])
+        # guidance needs each image twice: without caption and layout, and with them
+        text = self._read([""] * len(captions) + list(captions))
+        shown, missed = [None] * len(layouts) + list(layouts), [len(x) > 0 for x in layouts] * 2
+        told = self._tell(shown, missed, [*seeds, *seeds], height, width)
+        if told.grounding is not None:
+            told.grounding.reuse = True
+        scheduler = self._sampler()
+        for timestep in scheduler.timesteps:
+            found = self._guided(latents, timestep, text, told)
+            latents = scheduler.step(found, timestep, latents).prev_sample
+        return latents
+
+    def _sampler(self) -> Any:
+        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+        scheduler: Any = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(self.num_inference_steps)
+        return scheduler
+
+    def _guided(
+        self, latents: Float[Tensor, "b c h w"], timestep: Tensor, text: Float[Tensor, "t l d"], told: Told
+    ) -> Float[Tensor, "b c h w"]:
+        """The guided prediction; text and layouts are those of the halves of guidance, one after the other."""
+        both = self._predict(torch.cat([latents, latents]), timestep.to(latents.device), text, told)
+        free, bound = both.chunk(2)
+        return free + self.guidance_scale * (bound - free)
+
+    def _predict(
+        self, noisy: Float[Tensor, "b c h w"], timesteps: Int[Tensor, ...], text: Float[Tensor, "b t d"], told: Told
+    ) -> Float[Tensor, "b c h w"]:
+        layers = None if told.grounding is None else {"gligen": {"grounding": told.grounding}}
+        noisy = noisy if told.cells is None else torch.cat([noisy, told.cells], 1)
+        return self.unet(noisy, timesteps, text, cross_attention_kwargs=layers).sample
+
+    def _attach(self, box_code: bool) -> None:
+        """Give the UNet the layers that read ``Told.grounding``."""
+        layer = AveragedCrossAttention if self.averaged else RegionalCrossAttention
+        attach_layers(self.unet, layer, lambda width: GroundingEncoder(width, boxes=box_code, hidden=128))
+
+    def _tell(
+        self,
+        layouts: Sequence[Layout | None],
+        dropped: Sequence[bool],
+        seeds: Sequence[int],
+        height: int,
+        width: int,
+    ) -> Told:
+        """What there is to tell of the layouts.
+
+        Args:
+            layouts: one per image; None where it is not to be seen.
+            dropped: which of the images without one had one taken away.
+            seeds: one per image, for what is drawn at random.
+            height: of the images, in pixels.
+            width: of the images, in pixels.
+        """
+        if not self.grounded:
+            return Told()
+        canvases = [self._canvas(x, height, width) if x is not None and len(x) else None for x in layouts]
+        cells, outlines = self._plan(canvases, layouts, (height // CELL, width // CELL))
+        return Told(self._ground(canvases, layouts, dropped, height, width), cells, outlines, canvases)
 
     def _plan(
-        self, canvases: Sequence[Canvas | None], layouts: Sequence[Layout], grid: Sequence[int]
+        self, canvases: Sequence[Canvas | None], layouts: Sequence[Layout | None], grid: Sequence[int]
     ) -> tuple[Float[Tensor, "b k h w"] | None, Float[Tensor, "b q h w"] | None]:
         """What the cells are told, and the logits of the planned outlines; nothing where there are no boxes."""
         if self.plan is None:
             return None, None
-        said = [[] if x is None else said_of(layout) for x, layout in zip(canvases, layouts, strict=True)]
-        texts = sorted({text for some in said for text in some})
-        number = {text: i for i, text in enumerate(texts)}
-        features = self._summaries(texts)
-        which, places = torch.full((len(said), *grid), len(texts)), torch.zeros(len(said), *grid, PLACE)
+        features, said = self._said(layouts)
+        which, places = torch.full((len(said), *grid), len(features) - 1), torch.zeros(len(said), *grid, PLACE)
         for i, (x, some) in enumerate(zip(canvases, said, strict=True)):
             if x is not None:
                 owner, inside = owners(x)
-                which[i] = torch.where(inside, torch.tensor([number[text] for text in some])[owner], len(texts))
+                which[i] = torch.where(inside, some[owner], len(features) - 1)
                 places[i] = place_in_box(x)
         cells = features.index_select(0, which.flatten().to(features.device)).unflatten(0, which.shape)
         return self.plan(cells, places.to(features.device))
+
+    def _said(self, layouts: Sequence[Layout | None]) -> tuple[Float[Tensor, "n c"], list[Int[Tensor, " _k"]]]:
+        """A feature for each text that objects say, and zeros at the end; and which of them each object says."""
+        said = [[] if x is None else said_of(x) for x in layouts]
+        texts = sorted({text for some in said for text in some})
+        number = {text: i for i, text in enumerate(texts)}
+        return self._summaries(texts), [torch.tensor([number[x] for x in some], dtype=torch.long) for some in said]
 
     def _summaries(self, texts: Sequence[str]) -> Float[Tensor, "n c"]:
         """One feature per text, that of its last token; and zeros at the end."""
@@ -245,9 +300,6 @@ class Tiny(nn.Module):
             return torch.zeros(*ids.shape, self.text_encoder.config.hidden_size, device=self.unet.device)
         return self.text_encoder(ids.to(self.unet.device)).last_hidden_state
 
-    def _canvases(self, layouts: Sequence[Layout], height: int, width: int) -> list[Canvas | None]:
-        return [self._canvas(x, height, width) if self.grounded and len(x) else None for x in layouts]
-
     def _canvas(self, layout: Layout, height: int, width: int) -> Canvas:
         grids = attention_grids(self.unet, height // CELL, width // CELL)
         return canvas(layout, height, width, grids, self.tokenizer, cell=CELL)
@@ -255,18 +307,16 @@ class Tiny(nn.Module):
     def _ground(
         self,
         canvases: Sequence[Canvas | None],
-        layouts: Sequence[Layout],
+        layouts: Sequence[Layout | None],
         dropped: Sequence[bool],
         height: int,
         width: int,
-    ) -> Grounding | None:
-        if not self.grounded:
-            return None
+    ) -> Grounding:
         gone = [x is None and drop for x, drop in zip(canvases, dropped, strict=True)]
         grids = attention_grids(self.unet, height // CELL, width // CELL)
         if self.averaged:
             each = [
-                None if x is None else [self._canvas(one, height, width) for one in alone(layout)]
+                None if x is None or layout is None else [self._canvas(one, height, width) for one in alone(layout)]
                 for x, layout in zip(canvases, layouts, strict=True)
             ]
             grounding = ground_each(each, self._encode, grids, dropped=gone)
@@ -286,7 +336,9 @@ class Tiny(nn.Module):
         if first in tensors:  # it sees nothing yet of what cells are told
             tensors[first] = pad(tensors[first], (0, 0, 0, 0, 0, own[first].shape[1] - tensors[first].shape[1]))
         new = ("plan.", "unet.position_net.")
-        check_same({k: x for k, x in own.items() if not k.startswith(new) and ".fuser." not in k}, tensors)
+        parts = (".fuser.", ".scaleu.")
+        begun = {k: x for k, x in own.items() if not k.startswith(new) and not any(part in k for part in parts)}
+        check_same(begun, tensors)
         self.load_state_dict(tensors, strict=False)
 
 
