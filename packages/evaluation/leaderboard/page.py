@@ -242,11 +242,14 @@ def _lines(table: Table) -> list[Line]:
 
 
 def _short_names(rows: Sequence[Row], settings: Sequence[str]) -> list[str]:
-    """What tells runs apart, in a few letters; where that is not enough, the row's number too."""
-    names = []
-    for row in rows:
-        values = [_cut(x, _LONGEST_SETTING) for name in settings if (x := setting(row.run.settings, name))]
-        names.append(_cut(" · ".join(values) or row.run.name, _LONGEST_NAME))
+    """What tells runs apart, in a few letters: the first settings that do; else all, and the row's number."""
+
+    def short(row: Row, some: Sequence[str]) -> str:
+        values = [_cut(x, _LONGEST_SETTING) for name in some if (x := setting(row.run.settings, name))]
+        return _cut(" · ".join(values) or row.run.name, _LONGEST_NAME)
+
+    tried = [[short(row, settings[:count]) for row in rows] for count in range(1, len(settings) + 1)]
+    names = next((x for x in tried if len(set(x)) == len(rows)), [short(row, settings) for row in rows])
     return [f"{i}  {x}" if names.count(x) > 1 else x for i, x in enumerate(names, 1)]
 
 
