@@ -48,7 +48,7 @@ install: $(VENV)/installed   ## only set up .venv
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "== setting up $(VENV): torch and its friends, about 5 GB, two to five minutes"
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
 legacy: $(LEGACY)/installed  ## set up .venv-legacy, for recognize_anything, groundingdino_py and lavis_blip2
