@@ -26,8 +26,8 @@ demo: install    ## annotate photographs and drawn scenes, train a tiny layout m
 	@echo "== open $(CURDIR)/demo/report.html and $(CURDIR)/demo/evaluation/report.html"
 	@echo "== look at $(CURDIR)/demo/scenes/contact_sheet.png, demo/layouts/contact_sheet.png and demo/training/validation"
 
-test: install    ## run the tests (offline, two processes)
-	$(RUN) -m pytest -q -n 2 --dist worksteal
+test: install    ## run the tests (offline, two processes); ALL=1 for those too that kill and restart whole commands
+	$(RUN) -m pytest -q -n 2 --dist worksteal $(if $(ALL),,-m 'not slow')
 
 check: install   ## lint, format, types
 	$(VENV)/bin/ruff check .

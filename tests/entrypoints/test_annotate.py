@@ -382,6 +382,7 @@ def test_two_processes_write_the_bytes_of_one(run, drawn, tmp_path):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_continued_by_the_same_command(run, drawn, tmp_path):
     run(*drawn, f"output_dir={tmp_path / 'whole'}")
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -398,6 +399,7 @@ def test_a_killed_command_is_continued_by_the_same_command(run, drawn, tmp_path)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_array_jobs_share_the_shards(run, drawn, tmp_path):
     run(*drawn, f"output_dir={tmp_path / 'one'}")
     jobs = ["-m", "hydra/launcher=submitit_local", "num_jobs=2", "job_index=0,1", f"output_dir={tmp_path / 'jobs'}"]

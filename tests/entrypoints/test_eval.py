@@ -289,6 +289,7 @@ def test_optuna_searches_for_the_settings_that_make_a_number_best(settings, tmp_
     assert values[found.best_params["layout_model.grain"]] == found.best_value
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_where_it_was(run, settings, tmp_path):
     of_squares = ("dataset=squares", "dataset.length=80")
     killed = command(*settings, *of_squares, f"output_dir={tmp_path / 'out'}", KILL_AFTER="70")

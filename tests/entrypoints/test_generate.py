@@ -229,6 +229,7 @@ def test_weights_of_another_model_are_refused_with_what_differs(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_does(run, tmp_path, layouts):
     run("images_per_layout=2")
     done = subprocess.run(

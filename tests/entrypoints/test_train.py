@@ -270,6 +270,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_and_killed_ends_where_an_undisturbed_one_does(run, tmp_path):
     arguments = ("steps=40", "checkpoint_every=4", "validation.every=20", "validation.layouts=1", "keep=null")
     checkpoints = tmp_path / "run" / "checkpoints"

@@ -358,6 +358,7 @@ def test_half_precision_is_close(dtype, whole):
     assert (half.float() - exact).abs().mean() <= 16 * torch.finfo(dtype).eps * exact.std()
 
 
+@pytest.mark.slow
 def test_compiled_blocks_draw_and_learn_the_same():
     # in a process of its own: the checks of types that tests switch on are no code to compile
     script = ROOT / "tests" / "layout_models" / "scripts" / "compiled_unet.py"

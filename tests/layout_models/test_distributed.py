@@ -123,6 +123,7 @@ def test_the_tiny_model_trains_in_two_processes_to_what_it_does_in_one(config, t
         torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_tiny_model_trains_and_resumes_under_deepspeed(config, tmp_path, deepspeed, monkeypatch):
     zero = {"stage": 2, "reduce_bucket_size": "auto"}
     settings = {name: "auto" for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")}
