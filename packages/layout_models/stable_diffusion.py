@@ -118,18 +118,6 @@ class StableDiffusionModel(nn.Module):
         return torch.autocast(self.unet.device.type, dtype=self.unet.dtype)
 
 
-def precision(name: str) -> torch.dtype:
-    """The type of what is frozen.
-
-    Raises:
-        ValueError: there is no such type.
-    """
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in kinds:
-        raise ValueError(f"dtype must be one of {', '.join(kinds)}, got {name!r}")
-    return kinds[name]
-
-
 def check_counts(captions: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int]) -> None:
     """Raises: ValueError, there are not as many captions, layouts and seeds."""
     if not len(captions) == len(layouts) == len(seeds):

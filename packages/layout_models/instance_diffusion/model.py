@@ -31,7 +31,8 @@ from scenewright.layout_models.instance_diffusion.unifusion import KINDS, TYPES
 from scenewright.layout_models.objective import diffusion_loss, draw, target
 from scenewright.layout_models.rich_context.components import StableDiffusion
 from scenewright.layout_models.rich_context.grounding import said_of
-from scenewright.layout_models.stable_diffusion import StableDiffusionModel, check_counts, precision
+from scenewright.layout_models.stable_diffusion import StableDiffusionModel, check_counts
+from scenewright.networks import precision
 
 #: Instances that the released weights always have room for; where there are fewer, learnt null vectors stand.
 SLOTS = 30

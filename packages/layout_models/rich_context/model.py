@@ -15,7 +15,8 @@ from scenewright.layout_models.rich_context.adapter import attach, attention_gri
 from scenewright.layout_models.rich_context.components import StableDiffusion, lora_names, merge_lora, read_adapter
 from scenewright.layout_models.rich_context.grounding import canvas, ground
 from scenewright.layout_models.rich_context.regional_attention import Grounding
-from scenewright.layout_models.stable_diffusion import StableDiffusionModel, check_counts, precision
+from scenewright.layout_models.stable_diffusion import StableDiffusionModel, check_counts
+from scenewright.networks import precision
 
 #: The attentions of the base that LoRA is put on; the regional layers learn whole.
 _LORA_TARGETS = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"

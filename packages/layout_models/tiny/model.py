@@ -24,6 +24,7 @@ from scenewright.layout_models.objective import diffusion_loss, draw, target
 from scenewright.layout_models.rich_context.adapter import attach_layers, attention_grids, check_same
 from scenewright.layout_models.rich_context.grounding import Canvas, GroundingEncoder, canvas, ground, said_of
 from scenewright.layout_models.rich_context.regional_attention import Grounding, RegionalCrossAttention
+from scenewright.layout_models.stable_diffusion import check_counts
 from scenewright.layout_models.tiny.averaged import AveragedCrossAttention, alone, ground_each
 from scenewright.layout_models.tiny.plan import PLACE, Plan, outline_error, owners, place_in_box
 from scenewright.layout_models.tiny.words import WordTokenizer
@@ -175,10 +176,7 @@ class Tiny(nn.Module):
         Raises:
             ValueError: the size is not a multiple of 4, or there are not as many captions, layouts and seeds.
         """
-        if not len(captions) == len(layouts) == len(seeds):
-            raise ValueError(
-                f"captions, layouts and seeds must be as many, got {len(captions)}, {len(layouts)} and {len(seeds)}"
-            )
+        check_counts(captions, layouts, seeds)
         if height % (2 * CELL) or width % (2 * CELL):
             raise ValueError(f"height and width must be multiples of {2 * CELL}, got {height} and {width}")
         shape = (3 * CELL**2, height // CELL, width // CELL)
