@@ -38,6 +38,7 @@ class GLIGENSD14(InstanceDiffusion):
         layout_drop: share of the images whose layout is dropped in training.
         caption_drop: the same for captions: they become empty ones.
         label_share: share of the objects that say their label in training though they have a caption.
+        object_attention: pixels of an object attend to it and its tokens alone; published weights did not learn so.
         snr_gamma: clip the weights of timesteps (5 is usual); None: the plain error.
         noise_offset: standard deviation of a constant that is added to each channel of the noise.
         gradient_checkpointing: compute anew in the backward pass instead of remembering.
@@ -74,6 +75,7 @@ class GLIGENSD14(InstanceDiffusion):
         layout_drop: float = 0.1,
         caption_drop: float = 0.5,
         label_share: float = 0.0,
+        object_attention: bool = False,
         snr_gamma: float | None = None,
         noise_offset: float = 0.0,
         gradient_checkpointing: bool = True,
@@ -105,6 +107,7 @@ class GLIGENSD14(InstanceDiffusion):
             dropping=TypeDropping(0.0, 0.0, 0.0, layout_drop),
             label_share=label_share,
             caption_drop=caption_drop,
+            object_attention=object_attention,
             snr_gamma=snr_gamma,
             noise_offset=noise_offset,
             gradient_checkpointing=gradient_checkpointing,

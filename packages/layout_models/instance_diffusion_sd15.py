@@ -52,6 +52,7 @@ class InstanceDiffusionSD15(InstanceDiffusion):
         layout_drop: share of the images whose layout is dropped in training.
         caption_drop: the same for captions: they become empty ones.
         label_share: share of the instances that say their label in training though they have a caption.
+        object_attention: pixels of an instance attend to it and its tokens alone; published weights did not learn so.
         snr_gamma: clip the weights of timesteps (5 is usual); None: the plain error.
         noise_offset: standard deviation of a constant that is added to each channel of the noise.
         gradient_checkpointing: compute anew in the backward pass instead of remembering.
@@ -94,6 +95,7 @@ class InstanceDiffusionSD15(InstanceDiffusion):
         layout_drop: float = 0.1,
         caption_drop: float = 0.5,
         label_share: float = 0.5,
+        object_attention: bool = False,
         snr_gamma: float | None = None,
         noise_offset: float = 0.0,
         gradient_checkpointing: bool = True,
@@ -127,6 +129,7 @@ class InstanceDiffusionSD15(InstanceDiffusion):
             dropping=TypeDropping(type_drop, point_only, no_scribble, layout_drop),
             label_share=label_share,
             caption_drop=caption_drop,
+            object_attention=object_attention,
             snr_gamma=snr_gamma,
             noise_offset=noise_offset,
             gradient_checkpointing=gradient_checkpointing,

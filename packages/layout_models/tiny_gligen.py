@@ -16,7 +16,7 @@ from scenewright.layout import Layout
 from scenewright.layout_models.instance_diffusion.attach import attach
 from scenewright.layout_models.instance_diffusion.gated_attention import GroundingTokens
 from scenewright.layout_models.instance_diffusion.gligen import TextBoxes
-from scenewright.layout_models.instance_diffusion.object_masks import on_grids
+from scenewright.layout_models.instance_diffusion.object_masks import covered
 from scenewright.layout_models.instance_diffusion.sampler import gate
 from scenewright.layout_models.instance_diffusion.unifusion import Instances
 from scenewright.layout_models.rich_context.adapter import attention_grids
@@ -138,7 +138,7 @@ class TinyGLIGEN(Tiny):
 
     def _covered(self, layout: Layout, grids: Sequence[tuple[int, int]]) -> dict[int, Bool[Tensor, "n _l"]]:
         """The cells of each object on each grid, by its number of pixels."""
-        return on_grids(layout.boxes, grids)
+        return covered(layout, grids, from_masks=False)
 
     def _denoise(
         self,

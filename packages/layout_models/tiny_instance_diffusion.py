@@ -20,7 +20,7 @@ from scenewright.layout_models.instance_diffusion.mask_points import (
     resampled,
     scribble,
 )
-from scenewright.layout_models.instance_diffusion.object_masks import on_grids
+from scenewright.layout_models.instance_diffusion.object_masks import covered
 from scenewright.layout_models.instance_diffusion.type_dropping import TypeDropping
 from scenewright.layout_models.instance_diffusion.unifusion import Instances, UniFusion
 from scenewright.layout_models.tiny.model import Told
@@ -107,11 +107,7 @@ class TinyInstanceDiffusion(TinyGLIGEN):
         return replace(instances, **found).to(self.unet.device)
 
     def _covered(self, layout: Layout, grids: Sequence[tuple[int, int]]) -> dict[int, Bool[Tensor, "n _l"]]:
-        cells = super()._covered(layout, grids)
-        if layout.masks:
-            masks = on_grids(torch.stack([x.decode() for x in layout.masks]), grids)
-            cells = {n: torch.where(masks[n].any(1, keepdim=True), masks[n], x) for n, x in cells.items()}
-        return cells
+        return covered(layout, grids)
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,8 +86,8 @@ def test_one_prediction_is_that_of_the_unet_of_diffusers(folder, theirs):
     with torch.no_grad():
         features, _ = model.text.encode_captions(["a red cat"])
         places = [model._locate(Layout(torch.tensor(BOXES), LABELS), 0, 32, 48)]
-        tokens = model._tokens(places, [LABELS], torch.ones(1, 4, dtype=torch.bool))
-        found = model._predict(latents, 500, features, tokens)
+        tokens = model.tokens(places, [LABELS], torch.ones(1, 4, dtype=torch.bool))
+        found = model.predict(latents, 500, features, tokens)
         inputs = theirs.tokenizer(LABELS, padding=True, return_tensors="pt")
         text = theirs.text_encoder(**inputs).pooler_output
         padded = [torch.nn.functional.pad(x, (0, 0, 0, 28))[None] for x in (torch.tensor(BOXES), text)]

@@ -9,9 +9,9 @@ from torch.nn.functional import mse_loss
 
 from scenewright.checkpoints import CheckpointError, MissingWeights
 from scenewright.layout import Batch, Frame, Layout, RunLengths
-from scenewright.layout_models.instance_diffusion import model as models
 from scenewright.layout_models.instance_diffusion import sampler
 from scenewright.layout_models.instance_diffusion.attach import adapter_parameters, is_adapter
+from scenewright.layout_models.instance_diffusion.guided import Guided, of_each, together
 from scenewright.layout_models.instance_diffusion.unifusion import Instances, to_published
 from scenewright.layout_models.instance_diffusion_sd15 import InstanceDiffusionSD15
 from scenewright.layout_models.objective import draw
@@ -273,8 +273,8 @@ def test_kinds_that_are_not_given_are_absent_and_not_in_the_corner(build, mixed)
     assert places[0].polygons is None and places[0].masks is None
     assert places[1].scribbles is None and places[1].polygons[0].any() and not places[1].polygons[1].any()
     kept = torch.ones(4, 4, dtype=torch.bool)
-    tokens = model._tokens(places, [["cat", "dog"], ["cat", "dog"], ["red"], []], kept)
-    counts = [len(x) for x in models._of_each(tokens, 4)]
+    tokens = model.tokens(places, [["cat", "dog"], ["cat", "dog"], ["red"], []], kept)
+    counts = [x.tokens.shape[1] for x in of_each(tokens, 4)]
     assert counts == [2 + 2 + 1, 2 + 2 + 1 + 1, 1 + 1 + 1 + 1, 0]  # boxes, points, scribbles, polygons, 64 / 64 masks
 
 
@@ -310,9 +310,10 @@ def test_drawing_reads_the_conditions_that_were_asked_for(conditions, seen, buil
 # drawing
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["all pixels", "objects"])
 @pytest.mark.parametrize(("packed", "max_batch"), [(True, None), (False, 3)])
-def test_an_image_depends_on_its_own_seed_alone(packed, max_batch, build, mixed):
-    model = build(opened=True, packed=packed, mis=0.5, max_batch=max_batch)
+def test_an_image_depends_on_its_own_seed_alone(packed, max_batch, apart, build, mixed):
+    model = build(opened=True, packed=packed, mis=0.5, max_batch=max_batch, object_attention=apart)
     together = drawn(model, mixed)
     for i in (0, 2, 3):
         assert (drawn(model, part(mixed, i)) - together[i : i + 1]).abs().max() <= 1
@@ -336,11 +337,24 @@ def test_every_condition_changes_the_image(build, mixed):
     assert len({x.numpy().tobytes() for x in images}) == 6
 
 
+def test_pixels_that_see_their_instance_alone_draw_another_image_and_learn(build, mixed, read):
+    model = build(opened=True, mis=0.0, object_attention=True, packed=True)
+    assert (
+        drawn(model, part(mixed, 0)) - drawn(build(opened=True, mis=0.0, packed=True), part(mixed, 0))
+    ).abs().max() > 1
+    found = read(model)
+    model(mixed).backward()
+    cells = found[0].cells
+    assert {x.shape for x in cells.values()} == {(4, 2, n) for n in cells} and max(cells) == 4 * 6
+    square = cells[24][2, 0].view(4, 6)  # its mask, not its box, which is the left upper quarter
+    assert square.nonzero().tolist() == [[1, 1], [1, 2]]
+
+
 def test_single_instances_are_drawn_from_their_captions_with_their_own_conditions(build, mixed, monkeypatch):
     model = build(opened=True, mis=0.5)
     asked = []
-    monkeypatch.setattr(models._Guided, "__init__", lambda self, _, prompts, inputs: asked.append((prompts, inputs)))
-    monkeypatch.setattr(models._Guided, "__call__", lambda self, latents, *_: 0 * latents)
+    monkeypatch.setattr(Guided, "__init__", lambda self, _, prompts, inputs, how: asked.append((prompts, inputs)))
+    monkeypatch.setattr(Guided, "__call__", lambda self, latents, *_: 0 * latents)
     drawn(model, part(mixed, 0, 1))
     ((prompts, inputs),) = asked
     assert prompts == ["a red cat", "dog", "a red cat", "dog", "a red cat", "dog"]
@@ -376,13 +390,13 @@ def test_guidance_is_away_from_the_negative_prompt_and_the_null_grounding(build,
     model = build(opened=True, mis=0.0, negative_prompt="dog", alpha=(1.0, 0.0, 0.0), guidance_scale=3.0)
     inputs = [(model._locate(mixed.layouts[0], 0, 32, 48), ["cat", "dog"])]
     with torch.no_grad():
-        guided = models._Guided(model, ["a red cat"], inputs)
+        guided = Guided(model, ["a red cat"], inputs, model.sampling)
         latents = torch.randn(1, 4, 4, 6, generator=torch.Generator().manual_seed(0))
         found = guided(latents, 500, torch.tensor([0]), 1.0)
         features, _ = model.text.encode_captions(["dog", "a red cat"])
         nothing = Instances(torch.zeros(1, 30, 16), torch.zeros(1, 30, 4), torch.zeros(1, 30, dtype=torch.bool))
-        both = [model.unet.position_net(nothing), models._together(guided.tokens[1:])]
-        without, given = (model._predict(latents, 500, x[None], y) for x, y in zip(features, both, strict=True))
+        both = [model.unet.position_net(nothing), together(guided.tokens[1:])]
+        without, given = (model.predict(latents, 500, x[None], y) for x, y in zip(features, both, strict=True))
     torch.testing.assert_close(found, without + 3 * (given - without), rtol=1e-4, atol=1e-5)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from scenewright.layout_models.instance_diffusion.mask_points import (
     resampled,
     scribble,
 )
+from scenewright.layout_models.instance_diffusion.object_masks import covered
 from scenewright.layout_models.instance_diffusion.unifusion import Instances
 
 #: What may be padded, and to how many numbers.
@@ -36,6 +37,7 @@ class Locations:
         scribbles: ``(n, 40)``, or None where no instance has one.
         polygons: ``(n, 512)``, or None where no instance has a mask.
         masks: ``(n, r, r)``, or None where no instance has one.
+        cells: by number of pixels l of a grid, ``(n, l)``: the pixels of each instance; None where nobody asks.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -43,6 +45,7 @@ class Locations:
     scribbles: Float[Tensor, "n 40"] | None = None
     polygons: Float[Tensor, "n 512"] | None = None
     masks: Bool[Tensor, "n r r"] | None = None
+    cells: Mapping[int, Bool[Tensor, "n _l"]] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -55,7 +58,10 @@ class Locations:
 
     def only(self, number: int) -> Locations:
         """Those of one instance."""
-        chosen = {name: x[number : number + 1] for name, x in vars(self).items() if x is not None}
+        this = slice(number, number + 1)
+        chosen: dict[str, Any] = {name: x[this] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        if self.cells is not None:
+            chosen["cells"] = {pixels: x[this] for pixels, x in self.cells.items()}
         for name in ("scribbles", "polygons", "masks"):
             if name in chosen and not chosen[name].any():
                 del chosen[name]
@@ -70,6 +76,7 @@ def locate(
     random: np.random.Generator,
     resolution: int | None,
     from_masks: bool = False,
+    grids: Sequence[tuple[int, int]] = (),
 ) -> Locations:
     """Where the instances of a layout are.
 
@@ -80,11 +87,13 @@ def locate(
         random: draws from masks.
         resolution: the side of masks; None: boxes are all that is asked for.
         from_masks: draw the scribbles that are not given from masks.
+        grids: height and width of the grids on which instances attend to themselves.
     """
     boxes = layout.boxes.cpu().float()
     points = (boxes[:, :2] + boxes[:, 2:]) / 2
+    cells = covered(layout, grids, from_masks=resolution is not None) if grids else None
     if resolution is None or not len(layout):
-        return Locations(boxes, points)
+        return Locations(boxes, points, cells=cells)
     if layout.points is not None:
         given = layout.points.cpu().float()
         points = torch.where(given.isnan(), points, given)
@@ -103,6 +112,7 @@ def locate(
         scribbles=_if_any(scribbles),
         polygons=None if planes is None else _rows(polygons),
         masks=planes,
+        cells=cells,
     )
 
 
@@ -125,8 +135,28 @@ def collate(
         valid=torch.arange(most) < counts[:, None],
         masks=_padded([x.masks for x in locations], (most, *sides[0]), torch.bool) if sides else None,
         kept=kept,
+        cells=_cells([x.cells for x in locations], most),
         **fields,
     )
+
+
+def _cells(
+    given: Sequence[Mapping[int, Bool[Tensor, "_n _l"]] | None], most: int
+) -> dict[int, Bool[Tensor, "b n _l"]] | None:
+    some = next((x for x in given if x is not None), None)
+    if some is None:
+        return None
+    return {
+        pixels: torch.stack([_filled(None if x is None else x[pixels], (most, pixels)) for x in given])
+        for pixels in some
+    }
+
+
+def _filled(cells: Bool[Tensor, "_n l"] | None, shape: tuple[int, int]) -> Bool[Tensor, "n l"]:
+    result = torch.zeros(shape, dtype=torch.bool)
+    if cells is not None:
+        result[: len(cells)] = cells
+    return result
 
 
 def _padded(given: Sequence[Tensor | None], shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor | None:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from scenewright.checkpoints import Checkpoint, read_tensors
 from scenewright.layout import Batch, Images, Layout
@@ -25,10 +24,12 @@ from scenewright.layout_models.instance_diffusion.attach import (
     load,
 )
 from scenewright.layout_models.instance_diffusion.gated_attention import GroundingTokens
+from scenewright.layout_models.instance_diffusion.guided import Guided
 from scenewright.layout_models.instance_diffusion.locations import Locations, collate, locate
 from scenewright.layout_models.instance_diffusion.type_dropping import TypeDropping
 from scenewright.layout_models.instance_diffusion.unifusion import KINDS, TYPES
 from scenewright.layout_models.objective import diffusion_loss, draw, target
+from scenewright.layout_models.rich_context.adapter import attention_grids
 from scenewright.layout_models.rich_context.components import StableDiffusion
 from scenewright.layout_models.rich_context.grounding import said_of
 from scenewright.layout_models.stable_diffusion import StableDiffusionModel, check_counts
@@ -36,9 +37,6 @@ from scenewright.networks import precision
 
 #: Instances that the released weights always have room for; where there are fewer, learnt null vectors stand.
 SLOTS = 30
-
-#: How many layouts are made into tokens at once while drawing.
-_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,7 @@ class InstanceDiffusion(StableDiffusionModel):
         dropping: which kinds of locations a sample shows while training.
         label_share: share of the instances that say their label while training though they have a caption.
         caption_drop: share of the images whose caption is dropped in training.
+        object_attention: pixels of an object attend to that object alone, and to its tokens.
         snr_gamma: clip the weight of a timestep; None for the plain error.
         noise_offset: see ``objective.draw``.
         gradient_checkpointing: compute the UNet's blocks anew in the backward pass.
@@ -140,6 +139,7 @@ class InstanceDiffusion(StableDiffusionModel):
         dropping: TypeDropping,
         label_share: float,
         caption_drop: float,
+        object_attention: bool,
         snr_gamma: float | None,
         noise_offset: float,
         gradient_checkpointing: bool,
@@ -160,6 +160,7 @@ class InstanceDiffusion(StableDiffusionModel):
             self.enable_gradient_checkpointing()
         self.sampling, self.dropping = sampling, dropping
         self.label_share, self.caption_drop = label_share, caption_drop
+        self.object_attention = object_attention
         self.snr_gamma, self.noise_offset = snr_gamma, noise_offset
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
@@ -184,7 +185,7 @@ class InstanceDiffusion(StableDiffusionModel):
         features, _ = self.text.encode_captions(said)
         locations, texts, kept = self._shown(batch.layouts, batch.seeds, height, width)
         with self._autocast():
-            prediction = self._predict(noisy, timesteps, features, self._tokens(locations, texts, kept))
+            prediction = self.predict(noisy, timesteps, features, self.tokens(locations, texts, kept))
         wanted = target(self.noising, latents, noise, timesteps)
         return diffusion_loss(prediction, wanted, timesteps, self.noising, self.snr_gamma)
 
@@ -231,7 +232,7 @@ class InstanceDiffusion(StableDiffusionModel):
                 prompts += texts
                 inputs += [(places.only(i), [text]) for i, text in enumerate(texts)]
                 instances_of += [image] * len(texts)
-        predict = _Guided(self, prompts, inputs)
+        predict = Guided(self, prompts, inputs, self.sampling)
         guided = how.guidance_scale != 1
         return sampler.sample(
             predict,
@@ -243,13 +244,14 @@ class InstanceDiffusion(StableDiffusionModel):
             max_batch=None if how.max_batch is None else max(how.max_batch // (1 + guided), 1),
         )
 
-    def _predict(
+    def predict(
         self,
         latents: Float[Tensor, "b c h w"],
         timesteps: Int[Tensor, " b"] | int,
         features: Float[Tensor, "b t d"],
         tokens: GroundingTokens,
     ) -> Float[Tensor, "b c h w"]:
+        """The noise in latents."""
         kind = self.unet.dtype
         grounding = {"gligen": {"grounding": tokens}}
         return self.unet(latents.to(kind), timesteps, features.to(kind), cross_attention_kwargs=grounding).sample
@@ -266,9 +268,7 @@ class InstanceDiffusion(StableDiffusionModel):
             if not shown.any():
                 layout = Layout.empty()
             labelled = random.random(len(layout)) < self.label_share
-            places = locate(
-                layout, height, width, random=random, resolution=self._resolution, from_masks=bool(shown[2])
-            )
+            places = self._places(layout, height, width, random, from_masks=bool(shown[2]))
             if shown.any() and not (shown & places.types).any():  # what it was to show is not there
                 shown = torch.tensor([True, False, False, False])
             texts.append([b if x else a for x, a, b in zip(labelled, said_of(layout), layout.labels, strict=True)])
@@ -279,14 +279,24 @@ class InstanceDiffusion(StableDiffusionModel):
     def _locate(self, layout: Layout, seed: int, height: int, width: int) -> Locations:
         if "mask" not in self.sampling.conditions:
             layout = replace(layout, masks=None)
-        return locate(layout, height, width, random=_random(seed), resolution=self._resolution)
+        return self._places(layout, height, width, _random(seed))
+
+    def _places(
+        self, layout: Layout, height: int, width: int, random: np.random.Generator, from_masks: bool = False
+    ) -> Locations:
+        grids = []
+        if self.object_attention:
+            grids = attention_grids(self.unet, height // self.cell, width // self.cell)
+        return locate(
+            layout, height, width, random=random, resolution=self._resolution, from_masks=from_masks, grids=grids
+        )
 
     @property
     def _resolution(self) -> int | None:
         """The side of the masks that the tokenizer reads; None if it reads none."""
         return getattr(self.unet.position_net, "resolution", None)
 
-    def _tokens(
+    def tokens(
         self, locations: Sequence[Locations], texts: Sequence[Sequence[str]], kept: Bool[Tensor, "b 4"]
     ) -> GroundingTokens:
         """Grounding tokens of a batch, each text read once."""
@@ -307,81 +317,6 @@ class InstanceDiffusion(StableDiffusionModel):
         own = (torch.arange(most) < counts).repeat(1, kinds)
         own = nn.functional.pad(own, (0, tokens.tokens.shape[1] - own.shape[1]), value=True)
         return replace(tokens, valid=own.to(tokens.tokens.device))
-
-
-class _Guided:
-    """What a model predicts for some of its inputs, with guidance; tokens and texts are made once.
-
-    Args:
-        model: that predicts.
-        prompts: one for each input.
-        inputs: where the instances of each input are, and what each of them says.
-    """
-
-    def __init__(
-        self, model: InstanceDiffusion, prompts: Sequence[str], inputs: Sequence[tuple[Locations, list[str]]]
-    ) -> None:
-        how = model.sampling
-        self.model, self.scale, self.max_batch = model, how.guidance_scale, how.max_batch
-        texts = [how.negative_prompt or "", *prompts]  # of which the first is the unconditional half's
-        distinct = list(dict.fromkeys(texts))
-        features, _ = model.text.encode_captions(distinct)
-        self.features = features[[distinct.index(text) for text in texts]]
-        kept = torch.tensor([name in how.conditions for name in TYPES])
-        nothing = Locations(torch.zeros(0, 4), torch.zeros(0, 2))
-        self.tokens: list[Float[Tensor, "_t c"]] = []
-        everything = [(nothing, list[str]()), *inputs]
-        for i in range(0, len(everything), _AT_ONCE):
-            places, said = zip(*everything[i : i + _AT_ONCE], strict=True)
-            made = model._tokens(places, said, kept.expand(len(places), -1))
-            self.tokens += _of_each(made, len(places))
-        self._made: dict[tuple[int, ...], GroundingTokens] = {}
-
-    def __call__(
-        self, latents: Float[Tensor, "k c h w"], timestep: int, inputs: Int[Tensor, " k"], gate: float
-    ) -> Float[Tensor, "k c h w"]:
-        """The noise in latents, see ``sampler.Predict``."""
-        rows = [i + 1 for i in inputs.tolist()]
-        if self.scale == 1:
-            return self._run(latents, timestep, rows, gate)
-        alone = [0] * len(rows)
-        if self.max_batch is not None and 2 * len(rows) > self.max_batch:
-            without, given = (self._run(latents, timestep, x, gate) for x in (alone, rows))
-        else:
-            without, given = self._run(torch.cat([latents, latents]), timestep, alone + rows, gate).chunk(2)
-        return without + self.scale * (given - without)
-
-    def _run(
-        self, latents: Float[Tensor, "r c h w"], timestep: int, rows: list[int], gate: float
-    ) -> Float[Tensor, "r c h w"]:
-        key = tuple(rows)
-        if key not in self._made:
-            self._made[key] = _together([self.tokens[i] for i in rows])
-        return self.model._predict(latents, timestep, self.features[rows], self._made[key].at(gate)).float()
-
-
-def _of_each(grounding: GroundingTokens, count: int) -> list[Float[Tensor, "_t c"]]:
-    """The tokens of each of ``count`` samples, without padding."""
-    result = [grounding.tokens.new_zeros(0, grounding.tokens.shape[2])] * count
-    rows = range(count) if grounding.rows is None else grounding.rows.tolist()
-    for i, row in enumerate(rows):
-        result[row] = grounding.tokens[i] if grounding.valid is None else grounding.tokens[i][grounding.valid[i]]
-    return result
-
-
-def _together(tokens: Sequence[Float[Tensor, "_t c"]]) -> GroundingTokens:
-    """Tokens of several samples, padded to the most that one has; those without any pass unchanged."""
-    rows = [i for i, x in enumerate(tokens) if len(x)]
-    if not rows:
-        return GroundingTokens(tokens[0][None])
-    padded = pad_sequence([tokens[i] for i in rows], batch_first=True)
-    counts = torch.tensor([len(tokens[i]) for i in rows])
-    valid = torch.arange(padded.shape[1]) < counts[:, None]
-    return GroundingTokens(
-        padded,
-        valid=None if valid.all() else valid.to(padded.device),
-        rows=None if len(rows) == len(tokens) else torch.tensor(rows, device=padded.device),
-    )
 
 
 def _random(seed: int) -> np.random.Generator:

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from scenewright.layout import Layout
+
 
 def rasterize_boxes(
     boxes: Float[Tensor, "n 4"], height: int, width: int, *, compat: bool = False
@@ -75,3 +77,18 @@ def on_grids(
         raise ValueError(f"grids must differ in their number of pixels, got {list(grids)}")
     cover = rasterize_boxes if objects.ndim == 2 else rasterize_masks
     return {height * width: cover(objects, height, width).flatten(1) for height, width in grids}
+
+
+def covered(
+    layout: Layout, grids: Sequence[tuple[int, int]], *, from_masks: bool = True
+) -> dict[int, Bool[Tensor, "n _l"]]:
+    """Each object of a layout on each grid of a UNet: its mask, or its box where it has none or ``from_masks`` is off.
+
+    Raises:
+        ValueError: see ``on_grids``.
+    """
+    cells = on_grids(layout.boxes.cpu(), grids)
+    if not from_masks or not layout.masks:
+        return cells
+    masks = on_grids(torch.stack([x.decode() for x in layout.masks]), grids)
+    return {n: torch.where(masks[n].any(1, keepdim=True), masks[n], x) for n, x in cells.items()}
