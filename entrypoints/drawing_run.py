@@ -120,7 +120,9 @@ class DrawingRun:
     @cached_property
     def model(self) -> Any:
         """Built when the first image is missing."""
-        model = instantiate(self.cfg.layout_model, _convert_="all")
+        # a checkpoint holds all that was learnt: what it takes the place of need not be there
+        replaced = {"weights": None} if self.cfg.checkpoint and "weights" in self.cfg.layout_model else {}
+        model = instantiate(self.cfg.layout_model, **replaced, _convert_="all")
         if self.cfg.checkpoint:
             load_trained(model, read_weights(self.cfg.checkpoint, ema=self.cfg.ema), self.cfg.checkpoint)
         elif getattr(model, "untrained", False):

@@ -259,8 +259,8 @@ def _how_to_bring(checkpoints: Sequence[Checkpoint]) -> str:
     )
     return (
         f"On a machine with a network run `{commands}`, then either copy the folder that it prints to this machine "
-        "and set the plugin's checkpoint to it (annotator.detector.checkpoint=/that/folder, "
-        "layout_model.base=/that/folder), or copy its models--* folders into "
+        "and set to it what names them (annotator.detector.checkpoint=/that/folder, layout_model.base=/that/folder, "
+        "layout_model.weights=/that/folder), or copy its models--* folders into "
         f"{constants.HF_HUB_CACHE}"
     )
 

@@ -1,10 +1,12 @@
 """The smallest model that learns and draws, and the quickest dataset."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from scenewright.checkpoints import MissingWeights
 from scenewright.layout import Batch, Images, Layout, Sample
 
 
@@ -15,14 +17,19 @@ class Painter(nn.Module):
         grain: how strong it is, in [0, 1].
         guidance_scale: changes nothing.
         untrained: say that it has learnt nothing.
+        weights: a file of what it has learnt.
     """
 
     height, width = 32, 48
 
     changeable = ("guidance_scale",)
 
-    def __init__(self, grain: float = 0.1, guidance_scale: float = 1.0, untrained: bool = False) -> None:
+    def __init__(
+        self, grain: float = 0.1, guidance_scale: float = 1.0, untrained: bool = False, weights: str | None = None
+    ) -> None:
         super().__init__()
+        if weights is not None and not Path(weights).exists():
+            raise MissingWeights(f"there is no file {weights}")
         self.grain, self.guidance_scale, self.untrained = grain, guidance_scale, untrained
         self.inside = nn.Parameter(torch.full((3,), 0.5))
         self.around = nn.Parameter(torch.full((3,), 0.5))

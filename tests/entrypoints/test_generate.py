@@ -189,6 +189,15 @@ def test_a_model_draws_with_the_weights_of_a_checkpoint(run, tmp_path):
         assert image.getpixel((20, 20)) == image.getpixel((1, 1)) == (128, 128, 128)
 
 
+def test_weights_that_a_checkpoint_takes_the_place_of_need_not_be_there(run, tmp_path):
+    save_file({"inside": torch.ones(3), "around": torch.zeros(3)}, tmp_path / "w.safetensors")
+    missing = f"+layout_model.weights={tmp_path / 'published.pth'}"
+    with pytest.raises(Exception, match=r"published\.pth"):
+        run("limit=1", missing)
+    run("limit=1", missing, f"output_dir={tmp_path / 'drawn'}", f"checkpoint={tmp_path / 'w.safetensors'}")
+    assert (tmp_path / "drawn" / "park-0.png").exists()
+
+
 def test_no_layouts_are_nothing_to_draw(run, layouts, tmp_path):
     layouts.write_text("[]")
     assert run().out == "there are no layouts: nothing to draw\n" and not (tmp_path / "out").exists()
