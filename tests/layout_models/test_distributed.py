@@ -139,6 +139,13 @@ def test_the_tiny_model_trains_and_resumes_under_deepspeed(config, tmp_path, dee
     torch.testing.assert_close(read_weights(tmp_path / "run"), expected, rtol=0, atol=0)
 
 
+def test_all_processes_skip_a_step_in_which_one_has_no_finite_gradients(tmp_path):
+    first, second = run(tmp_path, 4, processes=2, bad=(1,), every=1, keep=None)
+    assert [step["skipped"] for step in first] == [step["skipped"] for step in second] == [False, True, False, False]
+    folders = sorted((tmp_path / "checkpoints").iterdir())
+    torch.testing.assert_close(read_weights(folders[1]), read_weights(folders[0]), rtol=0, atol=0)
+
+
 def test_deepspeed_skips_a_step_without_finite_gradients(tmp_path, deepspeed):
     (steps, _) = run(tmp_path, 4, processes=2, zero=2, bad=(1,), every=1, keep=None)
     assert [step["skipped"] for step in steps] == [False, True, False, False]

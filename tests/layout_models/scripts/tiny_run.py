@@ -70,7 +70,7 @@ class Drawn:
                 images=pixels.to(torch.uint8)[first : first + size],
                 captions=[""] * size,
                 layouts=[Layout.whole() if (7 * i + j) % 5 else Layout.empty() for j in own],
-                keys=[f"{'bad-' if i in self.bad else ''}{i}-{j}" for j in own],
+                keys=[f"{'bad-' if i in self.bad and j == 0 else ''}{i}-{j}" for j in own],
                 seeds=[100 * i + j for j in own],
             )
 
@@ -104,7 +104,7 @@ def run(
         images: of one step, over all processes and micro-batches.
         workers: of the real loader on shapes; None draws images that do not depend on the number of processes.
         zero: DeepSpeed's stage; None for none.
-        bad: steps, from 0, whose gradients are NaN.
+        bad: steps, from 0, whose gradients are NaN, on the first process that is.
     """
     accelerator = _accelerator(accumulate, zero)
     torch.manual_seed(0)
