@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from scenewright.layout import Layout
-from scenewright.layout_models.instance_diffusion.attach import attach
+from scenewright.layout_models.instance_diffusion.attach import attach, open_gates
 from scenewright.layout_models.instance_diffusion.gated_attention import GroundingTokens
 from scenewright.layout_models.instance_diffusion.gligen import TextBoxes
 from scenewright.layout_models.instance_diffusion.object_masks import covered
@@ -97,6 +97,7 @@ class TinyGLIGEN(Tiny):
         for name, parameter in tokenizer.named_parameters():
             parameter.requires_grad_(not name.startswith("null_"))  # nothing is padded
         attach(self.unet, tokenizer, scaleu=self.scaleu)
+        open_gates(self.unet)
 
     def _tokenizer(self, width: int) -> nn.Module:
         return TextBoxes(width, width)
