@@ -59,6 +59,19 @@ class PointSegmenter(Segmenter, Protocol):
 
 
 @runtime_checkable
+class MattingSegmenter(Segmenter, Protocol):
+    """A segmenter may also say how much of each pixel belongs to a region, and how sure it is that something does.
+
+    Per region an alpha in [0, 1] at the size of the image, and a confidence in [0, 1]: the highest probability before
+    the alpha was stretched, 0 where nothing was found.
+    """
+
+    def segment_alpha(
+        self, images: Sequence[Image], layouts: Sequence[Layout]
+    ) -> list[list[tuple[Float[Tensor, "_h _w"], float]]]: ...
+
+
+@runtime_checkable
 class Captioner(Protocol):
     """Describes each region: one caption per box, in the layout's order."""
 

@@ -5,8 +5,9 @@ U²-Net, arXiv 2005.09007. Own code with the parameter names of the published we
 https://huggingface.co/NimaBoscarino/IS-Net_DIS-general-use, a copy of the authors', Apache-2.0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,11 @@ from scenewright.layout import Image, Layout, RunLengths
 from scenewright.networks import precision
 
 FILE = "isnet-general-use.pth"
+
+#: An image, and the left, top, right and bottom of a crop in its pixels.
+_Crop = tuple[Image, tuple[int, int, int, int]]
+
+_T = TypeVar("_T")
 
 #: Of each block: its depth (0 for one of dilated layers only), and the channels before, inside and after it.
 _BLOCKS = {
@@ -80,7 +86,6 @@ class ISNet:
     def checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(self.checkpoint, self.revision, (FILE,))]
 
-    @torch.inference_mode()
     def segment(self, images: Sequence[Image], layouts: Sequence[Layout]) -> list[list[RunLengths]]:
         """One mask per region, in the layout's order, at the size of its image; none for no regions.
 
@@ -88,6 +93,27 @@ class ISNet:
             ValueError: a setting is out of range; as many layouts as images are needed.
             CheckpointError: the weights are missing or of another kind.
         """
+        return self._over_crops(self._masks, images, layouts)
+
+    def segment_alpha(
+        self, images: Sequence[Image], layouts: Sequence[Layout]
+    ) -> list[list[tuple[Float[Tensor, "_h _w"], float]]]:
+        """The map itself per region, at the size of its image and 0 outside its crop, and a confidence.
+
+        With ``normalised``, every map reaches 1, also where nothing stands out. The confidence tells: it is the
+        network's highest probability within the crop, in [0, 1].
+
+        Raises:
+            ValueError: a setting is out of range; as many layouts as images are needed.
+            CheckpointError: the weights are missing or of another kind.
+        """
+        return self._over_crops(lambda crops: list(self._alphas(crops)), images, layouts)
+
+    @torch.inference_mode()
+    def _over_crops(
+        self, cut_out: Callable[[list[_Crop]], list[_T]], images: Sequence[Image], layouts: Sequence[Layout]
+    ) -> list[list[_T]]:
+        """What is made of each region's crop."""
         if self.side < 32 or self.batch_size < 1:
             raise ValueError(f"side must be at least 32 and batch_size 1, got {self.side} and {self.batch_size}")
         crops = [
@@ -95,23 +121,25 @@ class ISNet:
             for image, layout in zip(images, layouts, strict=True)
             for corner in corners(image, layout, self.padding)
         ]
-        masks = iter(in_batches(self._masks, crops, self.batch_size))
-        return [[next(masks) for _ in range(len(layout))] for layout in layouts]
+        results = iter(in_batches(cut_out, crops, self.batch_size))
+        return [[next(results) for _ in range(len(layout))] for layout in layouts]
 
-    def _masks(self, crops: list[tuple[Image, tuple[int, int, int, int]]]) -> list[RunLengths]:
+    def _masks(self, crops: list[_Crop]) -> list[RunLengths]:
         """The mask of each crop, in its image."""
-        cut = [image[:, top:bottom, left:right] for image, (left, top, right, bottom) in crops]
-        maps = self._maps(cut)
-        masks = []
+        return [run for alpha, _ in self._alphas(crops, -1.0) for run in encode(alpha[None] > self.threshold)]
+
+    def _alphas(self, crops: list[_Crop], outside: float = 0.0) -> Iterator[tuple[Float[Tensor, "_h _w"], float]]:
+        """The map of each crop, in its image, and its highest probability; one at a time, for they are large."""
+        maps = self._maps([image[:, top:bottom, left:right] for image, (left, top, right, bottom) in crops])
         for (image, (left, top, right, bottom)), salience in zip(crops, maps, strict=True):
+            peak = float(salience.max())
             salience = _resized(salience, (bottom - top, right - left))[0, 0]
             if self.normalised:
                 low, high = salience.aminmax()
                 salience = (salience - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
-            mask = torch.zeros(image.shape[1:], dtype=torch.bool, device=image.device)
-            mask[top:bottom, left:right] = salience > self.threshold
-            masks += encode(mask[None])
-        return masks
+            alpha = torch.full(image.shape[1:], outside, device=image.device)
+            alpha[top:bottom, left:right] = salience
+            yield alpha, peak
 
     def _maps(self, crops: list[Image]) -> Float[Tensor, "b 1 1 h w"]:
         """How much each pixel stands out, in [0, 1], in the network's own size."""
