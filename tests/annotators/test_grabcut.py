@@ -7,7 +7,7 @@ import torch
 
 from scenewright.annotators.segmenters.grabcut import GrabCut
 from scenewright.layout import Layout, RunLengths
-from scenewright.protocols import Segmenter
+from scenewright.protocols import MattingSegmenter
 
 SIDE = 120
 
@@ -47,7 +47,7 @@ SHAPES = {
 
 
 def test_it_stands_behind_the_door():
-    assert isinstance(GrabCut(), Segmenter)
+    assert isinstance(GrabCut(), MattingSegmenter)
 
 
 def test_nothing_gets_no_mask():
@@ -139,3 +139,25 @@ def test_a_mask_of_another_size_is_refused():
     layout = replace(layout_of(SHAPES["disc"]), masks=RunLengths.encode(torch.ones(1, 5, 5, dtype=torch.bool)))
     with pytest.raises(ValueError, match="masks must have the image's size"):
         GrabCut().segment([picture((SHAPES["disc"], RED))], [layout])
+
+
+def test_an_alpha_is_its_mask_with_a_soft_edge():
+    mask, image = SHAPES["disc"], picture((SHAPES["disc"], RED))
+    ((run,),) = GrabCut().segment([image], [layout_of(mask)])
+    (((alpha, confidence),),) = GrabCut().segment_alpha([image], [layout_of(mask)])
+    cut = run.decode()
+    assert confidence == 1.0 and alpha.shape == cut.shape
+    assert torch.equal(alpha > 0.5, cut)
+    soft = (alpha > 0.02) & (alpha < 0.98)
+    edge = torch.from_numpy(cv2.morphologyEx(cut.numpy().astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5))) > 0)
+    assert 0 < soft.sum() <= (soft & edge).sum()
+    assert float(alpha.min()) == 0.0 and float(alpha.max()) == pytest.approx(1.0)
+
+
+def test_what_was_not_cut_has_no_confidence():
+    flat = picture((SHAPES["disc"], (170, 190, 160)), grain=0.0)
+    layout = Layout(torch.tensor([[0.25, 0.25, 0.75, 0.5], [0.3, 0.3, 0.3, 0.3]]), ["thing", "nothing"])
+    (((filled, confidence), (empty, none)),) = GrabCut().segment_alpha([flat], [layout])
+    assert confidence == none == 0.0
+    assert float((filled > 0.5).sum()) == 60 * 30 and float(empty.max()) == 0.0
+    assert GrabCut().segment_alpha([flat], [Layout.empty()]) == [[]]

@@ -9,7 +9,7 @@ from torch.nn.functional import batch_norm, conv2d, interpolate, max_pool2d
 from scenewright.annotators.segmenters.isnet import ISNet, _ISNetDIS
 from scenewright.checkpoints import CheckpointError, MissingWeights
 from scenewright.layout import Layout
-from scenewright.protocols import Segmenter
+from scenewright.protocols import MattingSegmenter
 
 SIZES = [(60, 90), (128, 50), (64, 64)]
 BOXES = [[[0.1, 0.2, 0.6, 0.7], [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.51, 0.51]], [], [[0.4, 0.0, 1.0, 0.5]]]
@@ -167,7 +167,7 @@ def test_each_level_has_a_mask_of_half_the_size_of_the_one_before(size):
 def test_no_images_and_no_regions_need_no_weights():
     segmenter = ISNet("nowhere")
     images, _ = images_and_layouts()
-    assert isinstance(segmenter, Segmenter)
+    assert isinstance(segmenter, MattingSegmenter)
     assert segmenter.segment([], []) == []
     assert segmenter.segment(images[:2], [Layout.empty()] * 2) == [[], []]
 
@@ -186,6 +186,35 @@ def test_the_whole_image_is_segmented_as_the_authors_do(segmenter, network):
     middle = float(salience.median())
     ((mask,),) = variant(segmenter, normalised=False, threshold=middle).segment([image], [Layout.whole()])
     assert iou(mask.decode(), salience > middle) > 0.999
+
+
+def test_an_alpha_is_the_stretched_map_and_its_confidence_the_highest_probability(segmenter):
+    (image, *_), (layout, *_) = images_and_layouts()
+    (((alpha, confidence),),) = segmenter.segment_alpha([image], [Layout.whole()])
+    assert alpha.shape == image.shape[1:] and alpha.dtype == torch.float32
+    assert (float(alpha.min()), float(alpha.max())) == (0.0, 1.0) and len(alpha.unique()) > 1000
+    (((plain, same),),) = variant(segmenter, normalised=False).segment_alpha([image], [Layout.whole()])
+    assert same == confidence and 0.0 < float(plain.max()) <= confidence < 1.0
+    torch.testing.assert_close(alpha, (plain - plain.min()) / (plain.max() - plain.min()))
+    (alphas,), (masks,) = segmenter.segment_alpha([image], [layout]), segmenter.segment([image], [layout])
+    for (alpha, _), mask in zip(alphas, masks, strict=True):
+        assert torch.equal(alpha > segmenter.threshold, mask.decode())
+
+
+def test_the_alpha_of_a_box_is_nothing_outside_its_crop(segmenter):
+    (image, *_), _ = images_and_layouts()
+    layout = Layout(torch.tensor([[10 / 90, 12 / 60, 55 / 90, 42 / 60]]), ["thing"])
+    (((alpha, _),),) = variant(segmenter, padding=0.0, normalised=False).segment_alpha([image], [layout])
+    assert float(alpha[12:42, 10:55].min()) > 0.0
+    assert int((alpha > 0).sum()) == 30 * 45
+
+
+def test_a_map_without_differences_has_no_alpha(segmenter):
+    flat = copy(segmenter)
+    flat._maps = lambda crops: torch.full((len(crops), 1, 1, 64, 64), 0.3)
+    (image, *_), _ = images_and_layouts()
+    (((alpha, confidence),),) = flat.segment_alpha([image], [Layout.whole()])
+    assert float(alpha.abs().max()) == 0.0 and confidence == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])

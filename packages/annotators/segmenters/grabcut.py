@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
+from torch import Tensor
 
 from scenewright.layout import Image, Layout, RunLengths
 
 _LEAST_SIDE = 6  # pixels of a crop's shorter side below which there is nothing to learn colours from
 _LARGEST = 3.0  # times that a small crop is magnified: thin parts survive the cut, which prefers short outlines
 _COMMON = 14.0  # ΔE within which a colour is that of the surroundings
+_SOFTNESS = 0.7  # pixels: the deviation of a soft edge
 _SEED = 0
 
 
@@ -45,31 +47,48 @@ class GrabCut:
         Raises:
             ValueError: as many layouts as images are needed; a layout's mask has another size than its image.
         """
-        return [self._segment(image, layout) for image, layout in zip(images, layouts, strict=True)]
+        return [
+            [run for mask, _ in self._segment(image, layout) for run in RunLengths.encode(torch.from_numpy(mask)[None])]
+            for image, layout in zip(images, layouts, strict=True)
+        ]
 
-    def _segment(self, image: Image, layout: Layout) -> list[RunLengths]:
+    def segment_alpha(
+        self, images: Sequence[Image], layouts: Sequence[Layout]
+    ) -> list[list[tuple[Float[Tensor, "_h _w"], float]]]:
+        """The same masks with soft edges of about two pixels, on the images' devices, each with a confidence.
+
+        The cut knows no degrees: the confidence is 1 for what was cut, 0 where the mask is the layout's own, the
+        filled box or empty.
+
+        Raises:
+            ValueError: as many layouts as images are needed; a layout's mask has another size than its image.
+        """
+        return [
+            [(_softened(mask).to(image.device), float(cut)) for mask, cut in self._segment(image, layout)]
+            for image, layout in zip(images, layouts, strict=True)
+        ]
+
+    def _segment(self, image: Image, layout: Layout) -> Iterator[tuple[Bool[ndarray, "h w"], bool]]:
+        """The mask of each region, and whether it was cut."""
         height, width = image.shape[1:]
         boxes = layout.pixel_boxes(height, width).cpu().double().nan_to_num().numpy()
         seeds = _decode(layout, height, width)
         taken = np.zeros((height, width), np.uint8)  # by how many regions
         for seed in seeds:
             taken += seed
-        masks: list[RunLengths] = []
         for index, box in enumerate(boxes):
             seed = seeds[index] if seeds and seeds[index].any() else None
-            mask = self._cut(image, box, seed, taken)
-            masks += RunLengths.encode(torch.from_numpy(mask)[None])
-        return masks
+            yield self._cut(image, box, seed, taken)
 
     def _cut(
         self, image: Image, box: ndarray, seed: Bool[ndarray, "h w"] | None, taken: UInt8[ndarray, "h w"]
-    ) -> Bool[ndarray, "h w"]:
-        """The mask of one region."""
+    ) -> tuple[Bool[ndarray, "h w"], bool]:
+        """The mask of one region, and whether it was cut."""
         height, width = image.shape[1:]
         whole = np.zeros((height, width), bool)
         left, top, right, bottom = _whole_pixels(box, height, width)
         if right <= left or bottom <= top:
-            return whole if seed is None else seed
+            return whole if seed is None else seed, False
         x0, x1 = _widen(left, right, self.context, width)
         y0, y1 = _widen(top, bottom, self.context, height)
         crop = image[:, y0:y1, x0:x1].permute(1, 2, 0).contiguous().cpu().numpy()
@@ -79,9 +98,9 @@ class GrabCut:
         found = self._cut_crop(crop, inner, start, others if start is None else others & ~start)
         if found is None:
             whole[top:bottom, left:right] = True
-            return whole if seed is None else seed
+            return whole if seed is None else seed, False
         whole[y0:y1, x0:x1] = found
-        return whole
+        return whole, True
 
     def _cut_crop(
         self,
@@ -123,6 +142,10 @@ def _decode(layout: Layout, height: int, width: int) -> list[Bool[ndarray, "h w"
         if tuple(mask.size) != (height, width):
             raise ValueError(f"masks must have the image's size {(height, width)}, got {tuple(mask.size)}")
     return [mask.decode().numpy() for mask in layout.masks or []]
+
+
+def _softened(mask: Bool[ndarray, "h w"]) -> Float[Tensor, "h w"]:
+    return torch.from_numpy(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), _SOFTNESS).clip(0, 1))
 
 
 def _resize(plane: ndarray, size: tuple[int, int]) -> ndarray:
