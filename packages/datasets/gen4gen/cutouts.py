@@ -24,7 +24,8 @@ from scenewright.layout import Image, Layout, decode
 from scenewright.protocols import MattingSegmenter, ScoringSegmenter, Segmenter
 
 _CONTEXT = 16  # pixels around a cut-out that its background's colour is read from
-_OPAQUE = 250  # of 255: an alpha that is nowhere lower is a file's habit and no cut-out
+_OPAQUE = 250  # of 255: what is not lower counts as opaque
+_LEAST_TRANSPARENT = 0.01  # of a photo's pixels: an alpha with fewer is a program's habit and no cut-out
 _SOFTNESS = 0.7  # pixels: the deviation of the edge that a mask gets
 _VISIBLE = 1 / 255
 
@@ -54,10 +55,10 @@ class Cut:
 class Cutter:
     """Cuts out the one thing that stands out, as straight colour and soft alpha.
 
-    A photo that is partly transparent is a cut-out already: its own alpha is taken and nothing is segmented. Any
-    other photo is segmented as a whole; small specks apart from the largest thing are dropped. A later round segments
-    what the earlier ones left, over the mean colour of what they took away, and can only take more away; one that
-    finds nothing there, or is not sure, changes nothing.
+    A photo of which at least a hundredth is transparent is a cut-out already: its own alpha is taken and nothing is
+    segmented. Any other photo is segmented as a whole; small specks apart from the largest thing are dropped. A later
+    round segments what the earlier ones left, over the mean colour of what they took away, and can only take more
+    away; one that finds nothing there, or is not sure, changes nothing.
 
     Args:
         segmenter: a ``MattingSegmenter`` gives soft edges. The masks of others get an edge of about two pixels, and
@@ -270,7 +271,7 @@ def cut_by_own_alpha(rgba: UInt8[ndarray, "h w 4"], padding: int = 1, max_side: 
 
 
 def _own_alpha(data: bytes) -> UInt8[ndarray, "h w 4"] | None:
-    """The pixels of a picture that is transparent somewhere; None for any other, and for what cannot be read."""
+    """The pixels of a picture that is partly transparent; None for any other, and for what cannot be read."""
     try:
         with PILImage.open(io.BytesIO(data)) as opened:
             if opened.mode.startswith("I"):
@@ -282,7 +283,7 @@ def _own_alpha(data: bytes) -> UInt8[ndarray, "h w 4"] | None:
     decode(data)  # refuses what is too large or broken
     with PILImage.open(io.BytesIO(data)) as opened:
         rgba = np.array(ImageOps.exif_transpose(opened).convert("RGBA"))
-    return rgba if (rgba[..., 3] < _OPAQUE).any() else None
+    return rgba if (rgba[..., 3] < _OPAQUE).mean() >= _LEAST_TRANSPARENT else None
 
 
 def _over_its_ground(image: Image, alpha: Float[ndarray, "h w"]) -> Image:
