@@ -154,15 +154,15 @@ class Cutter:
         results: list[list[Cut] | ValueError] = [[] for _ in images]
         kept: dict[int, tuple[ndarray, float]] = {}
         for turn in range(self.rounds):
-            places = [i for i, found in enumerate(results) if not isinstance(found, ValueError)]
-            inputs = [images[i] if turn == 0 else _over_its_ground(images[i], kept[i][0]) for i in places]
-            for i, (alpha, confidence) in zip(places, self._segmented(inputs), strict=True):
+            earlier = {i: found for i, found in enumerate(results) if isinstance(found, list)}
+            inputs = [images[i] if turn == 0 else _over_its_ground(images[i], kept[i][0]) for i in earlier]
+            for i, (alpha, confidence) in zip(earlier, self._segmented(inputs), strict=True):
                 try:
                     if turn == 0:
                         kept[i] = self._thing(alpha, confidence), confidence
                     else:
                         kept[i] = self._refined(kept[i], alpha, confidence)
-                    results[i] = [*results[i], self._finished(images[i], *kept[i])]
+                    results[i] = [*earlier[i], self._finished(images[i], *kept[i])]
                 except ValueError as error:
                     results[i] = error
         return results
