@@ -10,23 +10,19 @@ import asyncio
 import base64
 import hashlib
 import io
-import logging
-import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from PIL import Image as PILImage
 
 from scenewright.annotators.captions import describe
 from scenewright.annotators.structured import Question, describe_together, schema
+from scenewright.chat import Endpoint, check_address, run
 from scenewright.checkpoints import CheckpointError
 from scenewright.layout import Image, Layout
-
-logger = logging.getLogger(__name__)
 
 #: Failed images' neighbours that are remembered until they are asked for again.
 _REMEMBERED = 4096
@@ -103,8 +99,7 @@ class ChatServer:
         temperature: float = 0.0,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        if "@" in urlsplit(base_url).netloc:  # it would be recorded with every shard
-            raise ValueError("base_url must hold no user name or password; put the key into api_key_variable")
+        check_address(base_url)
         self.base_url, self.model, self.api_key_variable = base_url, model, api_key_variable
         self.calls, self.prompt, self.image_prompt = calls, prompt, image_prompt
         self.padding, self.blur, self.min_area, self.small = padding, blur, min_area, small
@@ -134,7 +129,7 @@ class ChatServer:
         chosen = seeds if seeds is not None else [None] * len(images)
         jobs = list(zip(images, layouts, chosen, strict=True))
         known = [self._failed_beside.pop(_fingerprint(*job), None) if self._failed_beside else None for job in jobs]
-        new = iter(_run(self._caption_all([job for job, found in zip(jobs, known, strict=True) if found is None])))
+        new = iter(run(self._caption_all([job for job, found in zip(jobs, known, strict=True) if found is None])))
         outcomes = [next(new) if found is None else found for found in known]
         failures = [x for x in outcomes if isinstance(x, BaseException)]
         if not failures:
@@ -169,16 +164,11 @@ class ChatServer:
         self, jobs: Sequence[tuple[Image, Layout, int | None]]
     ) -> Sequence[list[str] | BaseException]:
         """An outcome per image. Each image is a conversation of its own in a thread; all share the connections."""
-        from openai import AsyncOpenAI
-
         if not jobs:
             return []
         loop, limit = asyncio.get_running_loop(), asyncio.Semaphore(self.concurrency)
         pool = ThreadPoolExecutor(min(len(jobs), self.concurrency))
-        key = os.environ.get(self.api_key_variable) or "EMPTY"
-        async with AsyncOpenAI(
-            base_url=self.base_url, api_key=key, timeout=self.timeout, max_retries=self.max_retries
-        ) as client:
+        async with self._endpoint.connect() as client:
 
             def caption(image: Image, layout: Layout, seed: int | None) -> list[str]:
                 def send(requests: list[_Request]) -> list[str]:
@@ -246,52 +236,20 @@ class ChatServer:
 
     async def _answer(self, client: Any, request: _Request, seed: int | None) -> str:
         """One reply; the client retries by itself."""
-        fields: dict[str, Any] = {} if seed is None else {"seed": seed % 2**31}  # what every server takes
-        if request.regions and self.json_schema:
-            wanted = {"name": "regions", "strict": True, "schema": schema(request.regions)}
-            fields["response_format"] = {"type": "json_schema", "json_schema": wanted}
         picture = {"type": "image_url", "image_url": {"url": await asyncio.to_thread(self._data_url, request.picture)}}
-        try:
-            reply = await client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": [picture, {"type": "text", "text": request.prompt}]}],
-                max_tokens=request.max_tokens,
-                temperature=self.temperature,
-                extra_body=dict(self.extra or {}),
-                **fields,
-            )
-            text = reply.choices[0].message.content
-            if text is not None and not isinstance(text, str):
-                raise TypeError(f"its content must be text, got {text!r:.80}")
-        except Exception as error:
-            raise self._explained(error, client.api_key) from error
-        if (usage := reply.usage) is not None:
-            logger.debug("%d calls: %d prompt tokens, %d new tokens", 1, usage.prompt_tokens, usage.completion_tokens)
-        return text or ""
+        return await self._endpoint.reply(
+            client,
+            [{"role": "user", "content": [picture, {"type": "text", "text": request.prompt}]}],
+            max_tokens=request.max_tokens,
+            temperature=self.temperature,
+            seed=seed,
+            schema=("regions", schema(request.regions)) if request.regions and self.json_schema else None,
+            extra=self.extra,
+        )
 
-    def _explained(self, error: Exception, key: str) -> Exception:
-        """What went wrong, for people: the server and what it said, never the key."""
-        import openai
-
-        server, tries = f"the chat server at {self.base_url}", f"after {self.max_retries + 1} tries"
-        address = f"{self.base_url.rstrip('/')}/chat/completions"
-        if isinstance(error, openai.APITimeoutError):
-            return TimeoutError(f"{server} did not answer within {self.timeout:g} s, {tries}; raise timeout")
-        if isinstance(error, openai.APIConnectionError):
-            return ConnectionError(
-                f"{server} cannot be reached, {tries}. It must answer POST {address} as OpenAI's API does: "
-                f"start one, for example with `vllm serve {self.model}`, or set base_url"
-            )
-        if isinstance(error, openai.APIStatusError):
-            status = error.status_code
-            if status in (401, 403):
-                return CheckpointError(f"{server} refuses the key in ${self.api_key_variable} (status {status})")
-            said = " ".join(error.response.text.replace(key, "…").split())[:200]
-            if status == 404:
-                return CheckpointError(f"{server} knows no model {self.model!r}, or no such address (404): {said}")
-            return RuntimeError(f"{server} answered with status {status}: {said}")
-        what = f"{type(error).__name__}: {' '.join(str(error).replace(key, '…').split())[:200]}"
-        return RuntimeError(f"{server} answered with something that is no chat completion ({what})")
+    @property
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(self.base_url, self.model, self.api_key_variable, self.timeout, self.max_retries)
 
     def _sent_size(self, image: Image) -> tuple[int, int]:
         """Height and width of a picture as it is sent."""
@@ -307,16 +265,6 @@ class ChatServer:
         file = io.BytesIO()
         picture.save(file, self.image_format, **({"quality": 92} if self.image_format == "jpeg" else {}))
         return f"data:image/{self.image_format};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine; in a thread of its own where this one already runs a loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 def _fingerprint(image: Image, layout: Layout, seed: int | None) -> str:

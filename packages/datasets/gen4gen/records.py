@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,10 @@ class LayoutRequest:
         aspects: width over height of each cut-out.
         height, width: of the canvas in pixels.
         backgrounds: phrases to choose from ("in the garden"); none: the planner proposes some.
-        seed: of this canvas.
+        seed: of this canvas, not negative.
+
+    Raises:
+        ValueError: there is nothing to place, an aspect is missing or no positive number, or the canvas has no pixels.
     """
 
     names: tuple[str, ...]
@@ -67,6 +71,18 @@ class LayoutRequest:
     width: int
     backgrounds: tuple[str, ...] = ()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.names or len(self.names) != len(self.aspects):
+            raise ValueError(
+                f"there must be one aspect for each of one or more names, got {self.names}, {self.aspects}"
+            )
+        if not all(0 < x < math.inf for x in self.aspects):
+            raise ValueError(f"aspects must be positive numbers, got {self.aspects}")
+        if min(self.height, self.width) < 1 or self.seed < 0:
+            raise ValueError(
+                f"a canvas needs pixels and a seed that is not negative, got {self.height} x {self.width}, {self.seed}"
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Planners: where each thing goes on its canvas."""
