@@ -74,9 +74,7 @@ class LayoutRequest:
 
     def __post_init__(self) -> None:
         if not self.names or len(self.names) != len(self.aspects):
-            raise ValueError(
-                f"there must be one aspect for each of one or more names, got {self.names}, {self.aspects}"
-            )
+            raise ValueError(f"each of one or more names needs an aspect, got {self.names} and {self.aspects}")
         if not all(0 < x < math.inf for x in self.aspects):
             raise ValueError(f"aspects must be positive numbers, got {self.aspects}")
         if min(self.height, self.width) < 1 or self.seed < 0:

@@ -97,7 +97,7 @@ class Conversation:
             OSError: they are not there.
             ValueError: they are of no use, or a setting makes no sense.
         """
-        own = ("attempts", "obj_ratio", "verify_backgrounds", "json_schema")
+        own = ("attempts", "obj_ratio", "verify_backgrounds")
         exemplars = (
             ""
             if planner.coco is None
@@ -114,6 +114,7 @@ class Conversation:
             temperature=tuple(planner.temperature),
             limits=Limits(**{x.name: getattr(planner, x.name) for x in fields(Limits)}),
             exemplars=exemplars,
+            json_schema=getattr(planner, "json_schema", False),
             **{name: getattr(planner, name) for name in own},
         )
 
