@@ -25,7 +25,7 @@ _MARGIN = 0.02  # of the canvas's width that stays free at both sides, where the
 _SHRINKS = 0.25  # of its size that a thing loses from the nearest to the farthest
 _HIDDEN = 0.3  # of a thing's box that another one may cover
 _CANDIDATES = 24  # places that are tried for each thing
-_TRIES = 12  # arrangements at one scale
+_TRIES = 24  # arrangements at one scale
 _STEP = 0.93  # from one scale to the next
 
 
@@ -78,7 +78,7 @@ class RulesPlanner:
         self, sides: Float[ndarray, "n 2"], depths: Float[ndarray, " n"], scale: float, rng: np.random.Generator
     ) -> tuple[Float[ndarray, "n 4"], float]:
         """Boxes at the largest scale at which they go together; at the latest, in one row."""
-        in_a_row = min(1 / sides[:, 0].sum(), 1 / sides[:, 1].max())
+        in_a_row = min((1 - 2 * _MARGIN) / sides[:, 0].sum(), 0.9 / sides[:, 1].max())
         while scale > in_a_row:
             for _ in range(_TRIES):
                 boxes = self._placed(sides * scale, depths, rng)
@@ -141,8 +141,8 @@ def _row(sides: Float[ndarray, "n 2"], depths: Float[ndarray, " n"], rng: np.ran
     """Boxes side by side in any order, with what is left between them."""
     widths, heights = sides[:, 0], sides[:, 1]
     order = rng.permutation(len(sides))
-    gaps = max(0.0, 1 - widths.sum()) * rng.dirichlet(np.ones(len(sides) + 1))
+    gaps = max(0.0, 1 - 2 * _MARGIN - widths.sum()) * rng.dirichlet(np.ones(len(sides) + 1))
     left = np.empty(len(sides))
-    left[order] = np.cumsum(gaps[:-1]) + np.cumsum(widths[order]) - widths[order]
+    left[order] = _MARGIN + np.cumsum(gaps[:-1]) + np.cumsum(widths[order]) - widths[order]
     bottom = np.clip(_NEAR + (_FAR - _NEAR) * depths, heights, 1)
     return np.stack([left, bottom - heights, left + widths, bottom], 1)
