@@ -112,7 +112,7 @@ class Conversation:
         return cls(
             model,
             temperature=tuple(planner.temperature),
-            limits=Limits(**{x.name: getattr(planner, x.name) for x in fields(Limits)}),
+            limits=Limits(**{x.name: float(getattr(planner, x.name)) for x in fields(Limits)}),
             exemplars=exemplars,
             json_schema=getattr(planner, "json_schema", False),
             **{name: getattr(planner, name) for name in own},

@@ -69,7 +69,7 @@ class LocalPlanner:
         coco_exemplars: int = 50,
         coco_seed: int = 0,
         max_overlap: float = 0.1,
-        min_side: float = 32,
+        min_side: float = 32.0,
         min_area: float = 0.004,
         max_area: float = 0.9,
         max_aspect: float = 8.0,

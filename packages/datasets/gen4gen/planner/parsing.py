@@ -9,11 +9,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_Number = int | float
+
 #: A name, and left, top, width and height.
-NamedBox = tuple[str, tuple[float, float, float, float]]
+NamedBox = tuple[str, tuple[_Number, _Number, _Number, _Number]]
 
 #: Longer answers are refused unread.
 MAX_LENGTH = 20_000
+
+_TRIES = 30  # brackets that are looked into
 
 _NAME_KEYS = ("name", "object", "object_name", "label", "category", "class")
 _BOX_KEYS = ("box", "bbox", "bounding_box", "boundingbox", "coordinates", "rect")
@@ -110,7 +114,7 @@ def _without_thoughts(reply: str) -> str:
 def _values(reply: str) -> Iterator[Any]:
     """What is written in brackets, outermost first, from left to right; what cannot be read is looked into."""
     start, tries = 0, 0
-    while (opening := re.compile(r"[\[({]").search(reply, start)) and tries < 100:
+    while (opening := re.compile(r"[\[({]").search(reply, start)) and tries < _TRIES:
         tries += 1
         end = _end_of_brackets(reply, opening.start())
         value = _literal(reply[opening.start() : end]) if end else None

@@ -76,8 +76,6 @@ def normalised(name: str) -> str:
 def _stem(word: str) -> str:
     """What one and many have in common: "bus" and "buses", "vase" and "vases", "puppy" and "puppies"."""
     word = _SINGULAR.get(word, word)
-    if word in _UNCHANGED:
-        return word
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = _SINGULAR.get(word, word[:-1])
     if len(word) > 3 and word.endswith("e"):

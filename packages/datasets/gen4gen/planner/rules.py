@@ -18,7 +18,7 @@ GROUNDS = ("garden", "room", "farm", "grass", "office", "forest", "beach", "muse
            "field", "countryside", "living-room", "playroom", "kitchen", "meadow", "sidewalk", "playground", "city",
            "gallery", "cafe")  # fmt: skip
 
-_SOFTNESS = 0.4  # exponent of real sizes: an elephant is five times a dog, but not in a picture that shows both
+_SOFTNESS = 0.8  # exponent of real sizes
 _LEAST = 0.4  # of the largest thing's longer side that the smallest has at least
 _NEAR, _FAR = 0.95, 0.66  # of the canvas's height: where the nearest and the farthest thing stand
 _MARGIN = 0.02  # of the canvas's width that stays free at both sides, where there is room
@@ -80,40 +80,41 @@ class RulesPlanner:
         """Boxes at the largest scale at which they go together; at the latest, in one row."""
         in_a_row = min((1 - 2 * _MARGIN) / sides[:, 0].sum(), 0.9 / sides[:, 1].max())
         while scale > in_a_row:
-            for _ in range(_TRIES):
-                boxes = self._placed(sides * scale, depths, rng)
-                if boxes is not None:
-                    return boxes, scale
+            boxes = self._placed(sides * scale, depths, rng)
+            if boxes is not None:
+                return boxes, scale
             scale *= _STEP
         return _row(sides * min(scale, in_a_row), depths, rng), min(scale, in_a_row)
 
     def _placed(
         self, sides: Float[ndarray, "n 2"], depths: Float[ndarray, " n"], rng: np.random.Generator
     ) -> Float[ndarray, "n 4"] | None:
-        """Boxes one after the other, the largest first, each where it overlaps least; None where one has no place."""
-        boxes = np.zeros((len(sides), 4))
+        """The best of many arrangements, or None if none is allowed.
+
+        In each, one thing after the other is placed, the largest first, where it overlaps the others least.
+        """
+        boxes, costs = np.zeros((_TRIES, len(sides), 4)), np.zeros(_TRIES)
         done: list[int] = []
         for i in np.argsort(-sides.prod(1), kind="stable"):
             width, height = sides[i]
-            if width > 1 or height > 1:
-                return None
             margin = min(_MARGIN, (1 - width) / 2)
-            left = rng.uniform(margin, 1 - margin - width, _CANDIDATES)
-            bottom = np.clip(_NEAR + (_FAR - _NEAR) * depths[i] + rng.uniform(-0.03, 0.03, _CANDIDATES), height, 1)
-            places = np.stack([left, bottom - height, left + width, bottom], 1)
-            costs = _costs(places, boxes[done], self.max_overlap)
-            best = int(costs.argmin())
-            if not np.isfinite(costs[best]):
-                return None
-            boxes[i] = places[best]
+            left = rng.uniform(margin, 1 - margin - width, (_TRIES, _CANDIDATES))
+            bottom = _NEAR + (_FAR - _NEAR) * depths[i] + rng.uniform(-0.03, 0.03, left.shape)
+            bottom = bottom.clip(height, 1)
+            places = np.stack([left, bottom - height, left + width, bottom], -1)
+            found = _costs(places, boxes[:, done], self.max_overlap)
+            best = found.argmin(1)
+            costs += found[np.arange(_TRIES), best]
+            boxes[:, i] = places[np.arange(_TRIES), best]
             done.append(int(i))
-        return boxes
+        chosen = int(costs.argmin())
+        return boxes[chosen] if np.isfinite(costs[chosen]) else None
 
 
 def _softened(sizes: Sequence[float]) -> Float[ndarray, " n"]:
-    """Sizes relative to the largest, drawn nearer to each other; in [0.4, 1]."""
+    """Sizes relative to the largest, drawn nearer to each other, in their order; in [0.4, 1]."""
     sized = np.array(sizes)
-    return np.maximum((sized / sized.max()) ** _SOFTNESS, _LEAST)
+    return _LEAST + (1 - _LEAST) * (sized / sized.max()) ** _SOFTNESS
 
 
 def _depths(ranks: Float[ndarray, " n"], rng: np.random.Generator) -> Float[ndarray, " n"]:
@@ -125,16 +126,18 @@ def _depths(ranks: Float[ndarray, " n"], rng: np.random.Generator) -> Float[ndar
     return min(1.0, (len(ranks) + 1) / 6) * (0.6 * rng.uniform(0, 1, len(ranks)) + 0.4 * behind)
 
 
-def _costs(places: Float[ndarray, "k 4"], boxes: Float[ndarray, "n 4"], max_overlap: float) -> Float[ndarray, " k"]:
+def _costs(
+    places: Float[ndarray, "t k 4"], boxes: Float[ndarray, "t n 4"], max_overlap: float
+) -> Float[ndarray, "t k"]:
     """How much a place overlaps boxes and how far it is from the middle of the canvas; infinite where not allowed."""
-    sides = np.minimum(places[:, None, 2:], boxes[None, :, 2:]) - np.maximum(places[:, None, :2], boxes[None, :, :2])
-    shared = sides.clip(0).prod(-1)
-    areas, others = (places[:, 2:] - places[:, :2]).prod(-1)[:, None], (boxes[:, 2:] - boxes[:, :2]).prod(-1)[None]
+    a, b = places[:, :, None], boxes[:, None]
+    shared = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(-1)  # (t, k, n)
+    areas, others = (a[..., 2:] - a[..., :2]).prod(-1), (b[..., 2:] - b[..., :2]).prod(-1)
     overlaps, hidden = shared / (areas + others - shared), shared / np.minimum(areas, others)
     # a little less than allowed, for the rounding to 32 bits
-    allowed = ((overlaps <= max(max_overlap - 1e-5, 0)) & (hidden <= _HIDDEN)).all(1)
-    off_centre = np.abs(places[:, [0, 2]].mean(1) - 0.5)
-    return np.where(allowed, hidden.sum(1) + 0.3 * off_centre, np.inf)
+    allowed = ((overlaps <= max(max_overlap - 1e-5, 0)) & (hidden <= _HIDDEN)).all(-1)
+    off_centre = np.abs(places[..., [0, 2]].mean(-1) - 0.5)
+    return np.where(allowed, hidden.sum(-1) + 0.3 * off_centre, np.inf)
 
 
 def _row(sides: Float[ndarray, "n 2"], depths: Float[ndarray, " n"], rng: np.random.Generator) -> Float[ndarray, "n 4"]:

@@ -34,7 +34,7 @@ class Limits:
     """
 
     max_overlap: float = 0.1
-    min_side: float = 32
+    min_side: float = 32.0
     min_area: float = 0.004
     max_area: float = 0.9
     max_aspect: float = 8.0
