@@ -76,7 +76,7 @@ class Conversation:
 
     model: str
     attempts: int = 3
-    temperature: tuple[float, float] = (0.0, 1.0)
+    temperature: tuple[float, ...] = (0.0, 1.0)
     obj_ratio: bool = False
     verify_backgrounds: bool = False
     json_schema: bool = False
@@ -98,17 +98,15 @@ class Conversation:
             ValueError: they are of no use, or a setting makes no sense.
         """
         own = ("attempts", "obj_ratio", "verify_backgrounds")
-        exemplars = (
-            ""
-            if planner.coco is None
-            else coco_exemplars(
+        exemplars = ""
+        if planner.coco is not None:
+            exemplars = coco_exemplars(
                 planner.coco,
                 planner.coco_categories,
                 planner.coco_images_per_category,
                 planner.coco_exemplars,
                 planner.coco_seed,
             )
-        )
         return cls(
             model,
             temperature=tuple(planner.temperature),
@@ -126,7 +124,8 @@ class Conversation:
         log: list[dict[str, object]] = []
         background, ratios, boxes, error = "", (), None, ""
         rng = np.random.default_rng(request.seed)
-        choice, temperature = rng.random(), float(rng.uniform(*self.temperature))
+        low, high = self.temperature
+        choice, temperature = rng.random(), float(rng.uniform(low, high))
         phrase = object_phrase(request.names)
         try:
             phrases = request.backgrounds or (yield from self._backgrounds(phrase, log))

@@ -78,7 +78,7 @@ class RulesPlanner:
         self, sides: Float[ndarray, "n 2"], depths: Float[ndarray, " n"], scale: float, rng: np.random.Generator
     ) -> tuple[Float[ndarray, "n 4"], float]:
         """Boxes at the largest scale at which they go together; at the latest, in one row."""
-        in_a_row = min((1 - 2 * _MARGIN) / sides[:, 0].sum(), 0.9 / sides[:, 1].max())
+        in_a_row = min(0.95 * (1 - 2 * _MARGIN) / sides[:, 0].sum(), 0.9 / sides[:, 1].max())
         while scale > in_a_row:
             boxes = self._placed(sides * scale, depths, rng)
             if boxes is not None:
