@@ -6,7 +6,7 @@ import torch
 from scenewright.checkpoints import CheckpointError, MissingWeights, checkpoints_of
 from scenewright.datasets.gen4gen.planner import prompts
 from scenewright.datasets.gen4gen.planner.conversation import Question
-from scenewright.datasets.gen4gen.planner.local_llm import LocalPlanner
+from scenewright.datasets.gen4gen.planner.local_llm import LocalPlanner, _sampler
 from scenewright.datasets.gen4gen.records import LayoutRequest
 
 TEMPLATE = (
@@ -85,15 +85,14 @@ def test_without_temperature_the_likeliest_token_is_taken(checkpoint):
     assert planner._answer([question("two cows", seed=5)]) == [expected]
 
 
-def test_answers_are_drawn_from_the_models_probabilities(checkpoint):
-    planner = LocalPlanner(checkpoint, max_new_tokens=1)
-    tokens = planner._tokenizer("<|user|>x<|end|><|assistant|>", return_tensors="pt")["input_ids"]
-    with torch.inference_mode():
-        probabilities = (planner._network(tokens).logits[0, -1] / 0.5).softmax(-1)
-    best = int(probabilities.argmax())
-    drawn = planner._answer([question("x", 0.5, seed) for seed in range(400)])
-    share = sum(x == planner._tokenizer.decode([best], skip_special_tokens=True) for x in drawn) / 400
-    assert 0.02 < probabilities[best] < 0.98 and abs(share - probabilities[best]) < 0.1
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_with_the_models_probabilities(temperature):
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0])
+    draw = _sampler([question("x", temperature, seed) for seed in range(2000)])
+    for _ in range(2):  # the next tokens too
+        drawn = draw(torch.zeros(2000, 1, dtype=torch.long), logits.repeat(2000, 1)).argmax(1)
+        shares = drawn.bincount(minlength=5) / 2000
+        assert (shares - (logits / temperature).softmax(0)).abs().max() < 0.04
 
 
 def test_what_a_random_model_says_is_refused_with_its_log(checkpoint):

@@ -1,7 +1,7 @@
 """ChatPlanner: has layouts planned by the language model of any server that speaks OpenAI's chat protocol."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -107,29 +107,17 @@ class ChatPlanner:
                 async with limit:
                     return await self._answer(client, question)
 
-            async def carry_on(conversation: Planning) -> LayoutPlan:
-                question = next(conversation)
-                while True:
-                    if question.key not in asked:
-                        asked[question.key] = asyncio.create_task(answer(question))
-                    try:
-                        step = partial(conversation.send, await asked[question.key])
-                    except ChatError as error:
-                        if error.status == 429:  # it is not about this canvas
-                            raise
-                        step = partial(conversation.throw, error)
-                    try:
-                        question = step()
-                    except StopIteration as end:
-                        return end.value
+            def ask(question: Question) -> asyncio.Task[str]:
+                if question.key not in asked:  # nor is it under way
+                    asked[question.key] = asyncio.create_task(answer(question))
+                return asked[question.key]
 
-            tasks = [asyncio.create_task(carry_on(x)) for x in conversations]
+            tasks = [asyncio.create_task(_carry_on(x, ask)) for x in conversations]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             finally:  # the first failure is one of all, and nothing goes on behind the caller's back
                 failures = [x.exception() for x in tasks if x.done() and not x.cancelled()]
-                under_way = [x for x in (*tasks, *asked.values()) if not x.done()]
-                for task in under_way:
+                for task in (*tasks, *asked.values()):
                     task.cancel()
                 await asyncio.gather(*tasks, *asked.values(), return_exceptions=True)
         found = [x for x in failures if x is not None]
@@ -165,3 +153,19 @@ class ChatPlanner:
     @cached_property
     def _conversation(self) -> Conversation:
         return Conversation.of(self, self.model)
+
+
+async def _carry_on(conversation: Planning, ask: Callable[[Question], Awaitable[str]]) -> LayoutPlan:
+    """One conversation, to its end."""
+    question = next(conversation)
+    while True:
+        try:
+            step = partial(conversation.send, await ask(question))
+        except ChatError as error:
+            if error.status == 429:  # it is not about this canvas
+                raise
+            step = partial(conversation.throw, error)
+        try:
+            question = step()
+        except StopIteration as end:
+            return end.value

@@ -34,7 +34,7 @@ def ratios(names: str) -> str:
 @cache
 def text(name: str) -> str:
     """One of ``NAMES``, with ``{prompt}`` where the question goes."""
-    return (files(__package__) / f"{name}.txt").read_text(encoding="utf-8")
+    return (files("scenewright.datasets.gen4gen.planner.prompts") / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def _filled(name: str, words: str) -> str:
