@@ -115,6 +115,7 @@ class Pasted:
         order: 0 for what was pasted first, at the bottom.
         flipped: mirrored left to right.
         angle: degrees it was turned, counter-clockwise.
+        shift: pixels it was moved to the right and down, away from where its box has it.
     """
 
     alpha: Float[Tensor, "_h _w"]
@@ -124,6 +125,7 @@ class Pasted:
     order: int
     flipped: bool = False
     angle: float = 0.0
+    shift: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, eq=False)
