@@ -22,6 +22,7 @@ from scenewright.datasets.gen4gen.sizing import ANCHORS, Placement, place, place
 
 _ORDERS = ("area", "bottom")
 _VISIBLE = 70 / 255  # what a cut-out must reach somewhere to be seen at all; the reference's threshold
+_ROUNDING = 1e-4  # by how much alpha may miss its range; blurs in float32 do
 _SHIFT = 100  # a shift is at most the canvas's side over this
 
 
@@ -171,7 +172,7 @@ def _check(cutout: Cutout, index: int) -> None:
     if cutout.image.shape[1:] != cutout.alpha.shape:
         raise ValueError(f"{what} must have one alpha per pixel, got {cutout.image.shape} and {cutout.alpha.shape}")
     low, high = (float(x) for x in cutout.alpha.aminmax()) if cutout.alpha.numel() else (0.0, 0.0)
-    if not 0 <= low <= high <= 1:
+    if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:
         raise ValueError(f"alpha of {what} must be from 0 to 1, got values from {low} to {high}")
     if high <= _VISIBLE:
         raise ValueError(f"{what} shows nothing: its alpha is nowhere above {_VISIBLE:.2f}")
@@ -185,7 +186,7 @@ def _turned(width: int, height: int, angle: float) -> tuple[float, float]:
 
 def _scaled(cutout: Cutout, place: Placement, angle: float, flipped: bool) -> Float[ndarray, "h w 4"]:
     """A cut-out's colour times alpha, and its alpha, at the size of its place."""
-    alpha = cutout.alpha.float().cpu().numpy()
+    alpha = cutout.alpha.float().clamp(0, 1).cpu().numpy()
     pixels = cv2.merge([*(plane * alpha for plane in cutout.image.cpu().numpy()), alpha])
     if flipped:
         pixels = cv2.flip(pixels, 1)
@@ -259,7 +260,7 @@ def _pasted(picture: _Picture, alpha: Float[Tensor, "_h _w"], visible: Float[Ten
 
 def _interleaved(cutout: Cutout) -> ndarray:
     """Colour and alpha as (h, w, 4), 0..255."""
-    alpha = (cutout.alpha * 255).round().to(torch.uint8)
+    alpha = (cutout.alpha.clamp(0, 1) * 255).round().to(torch.uint8)
     return torch.cat([cutout.image, alpha[None]]).permute(1, 2, 0).contiguous().numpy()
 
 
