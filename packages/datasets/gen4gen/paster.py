@@ -203,9 +203,15 @@ def _scaled(cutout: Cutout, place: Placement, angle: float, flipped: bool) -> Fl
         pixels = _rotated(_resized(pixels, inner), size, angle)
     else:
         pixels = _resized(pixels, size)
-    # cubics overshoot
-    most = np.clip(pixels[..., 3:], 0, 1, out=pixels[..., 3:]) * 255
-    np.clip(pixels[..., :3], 0, most, out=pixels[..., :3])
+    return _without_overshoot(pixels)
+
+
+def _without_overshoot(pixels: Float[ndarray, "h w 4"]) -> Float[ndarray, "h w 4"]:
+    """Bring what cubics made too large or negative back into its range; colour follows alpha, so it stays the same."""
+    alpha = pixels[..., 3:]
+    pixels /= np.maximum(alpha, 1)
+    np.clip(alpha, 0, 1, out=alpha)
+    np.clip(pixels[..., :3], 0, 255 * alpha, out=pixels[..., :3])
     return pixels
 
 

@@ -15,6 +15,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+#: Width and height of a picture.
+Size = tuple[float | int, float | int]
+
 #: What a thing's box keeps where it is when its size changes.
 ANCHORS = ("center", "bottom")
 
@@ -32,7 +35,7 @@ class Placement(NamedTuple):
 
 def place(
     boxes: Float[ndarray, "n 4"],
-    sizes: Sequence[tuple[float, float]],
+    sizes: Sequence[Size],
     height: int,
     width: int,
     ratios: Sequence[float] = (),
@@ -104,7 +107,7 @@ def growth(boxes: Float[ndarray, "n 4"], height: int, width: int) -> float:
     return max(1.0, float(min(wanted, room)))
 
 
-def scaled(boxes: Float[ndarray, "n 4"], factor: float, anchor: str = "center") -> Float[ndarray, "n 4"]:
+def scaled(boxes: Float[ndarray, "n 4"], factor: float | int, anchor: str = "center") -> Float[ndarray, "n 4"]:
     """Boxes with all sides multiplied, around their middle or the middle of their lower side."""
     sides = (boxes[:, 2:] - boxes[:, :2]) * factor
     return boxes if factor == 1 else _around(boxes, sides, anchor)
@@ -112,7 +115,7 @@ def scaled(boxes: Float[ndarray, "n 4"], factor: float, anchor: str = "center") 
 
 def by_ratios(
     boxes: Float[ndarray, "n 4"],
-    sizes: Sequence[tuple[float, float]],
+    sizes: Sequence[Size],
     ratios: Sequence[float],
     height: int,
     width: int,
@@ -131,9 +134,7 @@ def by_ratios(
     return _around(boxes, sides, anchor)
 
 
-def fit(
-    box: Float[ndarray, " 4"], size: tuple[float, float], height: int, width: int, anchor: str = "center"
-) -> Placement:
+def fit(box: Float[ndarray, " 4"], size: Size, height: int, width: int, anchor: str = "center") -> Placement:
     """The largest place of a picture's aspect inside a box; at least one pixel, and on the canvas."""
     room = np.minimum(box[2:] - box[:2], (width, height))
     scale = min(room[0] / size[0], room[1] / size[1])
