@@ -21,7 +21,7 @@ from scenewright.layout import Image
 _BICUBIC = PILImage.Resampling.BICUBIC
 
 
-def soft_mask(alpha: Float[Tensor, "h w"], radius: float) -> UInt8[ndarray, "h w"]:
+def soft_mask(alpha: Float[Tensor, "h w"], radius: float | int) -> UInt8[ndarray, "h w"]:
     """Where to keep what is there, 255 for certain: alpha, blurred by a box of this radius in pixels, and eroded.
 
     What is half kept or less after the blur is not kept at all, so the edge lies within the thing.
@@ -31,7 +31,7 @@ def soft_mask(alpha: Float[Tensor, "h w"], radius: float) -> UInt8[ndarray, "h w
     return ((blurred - 127.5).clip(0) * 2).astype(np.uint8)
 
 
-def repaint_mask(alpha: Float[Tensor, "h w"], radius: float) -> UInt8[ndarray, "h w"]:
+def repaint_mask(alpha: Float[Tensor, "h w"], radius: float | int) -> UInt8[ndarray, "h w"]:
     """Where to paint, 255 for certain: what ``soft_mask`` does not keep."""
     return 255 - soft_mask(alpha, radius)
 
@@ -99,7 +99,7 @@ def repaint_prompt(objects: str, phrase: str, compat: bool = False) -> str:
     return " ".join(x.strip() for x in parts if x.strip())
 
 
-def psnr_inside(composition: Composition, image: Image, margin: float = 12) -> float:
+def psnr_inside(composition: Composition, image: Image, margin: float | int = 12) -> float:
     """How well a repainted image keeps the pasted things: the peak signal-to-noise ratio inside them, in dB.
 
     Args:
@@ -127,7 +127,7 @@ def distance_inside(alpha: Float[Tensor, "h w"], threshold: float) -> Float[ndar
     return cv2.distanceTransform(above, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
-def pasted_back(composition: Composition, painted: Image, feather: float) -> Image:
+def pasted_back(composition: Composition, painted: Image, feather: float | int) -> Image:
     """Put the pasted things back over what was painted; over so many pixels at their edges the two change over.
 
     Farther inside the things have every value that they had.
