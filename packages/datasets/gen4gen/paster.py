@@ -250,7 +250,9 @@ def _overlaid(
                 if visible[below] is alphas[below]:
                     visible[below] = alphas[below].copy()
                 visible[below][at] *= left
-    image = np.stack([cv2.convertScaleAbs(x) for x in canvas[:3]])  # rounds
+    image = np.empty((3, height, width), np.uint8)
+    for plane, colour in zip(image, canvas[:3], strict=True):
+        cv2.convertScaleAbs(colour, dst=plane)  # rounds
     union = canvas[3].copy()  # lets go of the rest
     pasted = [
         _pasted(picture, torch.from_numpy(alphas[i]), torch.from_numpy(visible[i]), order.index(i))

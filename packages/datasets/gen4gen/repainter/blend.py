@@ -107,7 +107,7 @@ def _light_change(
 ) -> Float[ndarray, "h w 3"]:
     """What must be added so that a thing's mean and contrast in Lab are those of the photo around it."""
     sure = visible > _SURE
-    own, there = (cv2.cvtColor(np.float32(x) / np.float32(255), cv2.COLOR_RGB2LAB) for x in (straight, photo))
+    own, there = (cv2.cvtColor(x.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for x in (straight, photo))
     mean, wanted = own[sure].mean(0), there.reshape(-1, 3).mean(0)
     contrast = np.clip((there[..., 0].std() + 5) / (own[sure][:, 0].std() + 5), *_CONTRAST)
     lit = own.copy()

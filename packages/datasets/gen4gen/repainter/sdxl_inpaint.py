@@ -168,7 +168,7 @@ class SDXLInpaint:
     ) -> Float[Tensor, "b 3 h w"]:
         texts = self._encoded(pipeline, name, [*(job.prompt for job in jobs), *([self.negative_prompt] * len(jobs))])
         (features, pooled), n = texts, len(jobs)
-        told = {"prompt_embeds": features[:n], "pooled_prompt_embeds": pooled[:n]}
+        told: dict[str, Any] = {"prompt_embeds": features[:n], "pooled_prompt_embeds": pooled[:n]}
         told |= {"negative_prompt_embeds": features[n:], "negative_pooled_prompt_embeds": pooled[n:]}
         if self.preserve_foreground == "latent" and pipeline.unet.config.in_channels != 4:  # those of 4 do it anyway
             told["callback_on_step_end"] = _latents_kept(pipeline, images, [job.seed for job in jobs])

@@ -54,11 +54,13 @@ def load_pipeline(checkpoint: Checkpoint, variant: str | None, dtype: str, **giv
     Raises:
         CheckpointError: it is not there, or another kind's.
     """
-    import diffusers
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_inpaint import (
+        StableDiffusionXLInpaintPipeline,
+    )
 
     index = json.loads(checkpoint.path(_INDEX).read_text())
     parts = given | {name: _load(checkpoint, name, variant, dtype) for name in _PARTS if name not in given}
-    pipeline = diffusers.StableDiffusionXLInpaintPipeline(
+    pipeline = StableDiffusionXLInpaintPipeline(
         **parts,
         scheduler=_load_scheduler(checkpoint),
         add_watermarker=False,
