@@ -1,4 +1,4 @@
-"""Make one HTML page of a folder of shards."""
+"""Make one HTML page of a folder of shards, or of how scenes were composed."""
 
 from pathlib import Path
 
@@ -11,6 +11,15 @@ from scenewright.entrypoints.command import one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 @one_line_errors
 def main(cfg: DictConfig) -> None:
+    if (cfg.shards is None) == (cfg.compositions is None):
+        raise ValueError("give one of shards=FOLDER and compositions=FOLDER")
+    if cfg.compositions is not None:
+        from scenewright.evaluation.compositions import write_compositions
+
+        given = {x: cfg[x] for x in ("max_pictures", "thumbnail_size")}
+        output = cfg.output or Path(cfg.compositions, "report.html")
+        print(write_compositions(cfg.compositions, output, title=cfg.title or "", **given))
+        return
     from hydra.utils import instantiate
     from tqdm import tqdm
 

@@ -52,6 +52,15 @@ class BackgroundPhotos:
         """
         return list(self._scenes)
 
+    @property
+    def photos(self) -> list[Path]:
+        """All files, in the order of the phrases.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or no photo in it.
+        """
+        return [photo for some in self._scenes.values() for photo in some]
+
     def choose(self, phrase: str | None, seed: int) -> tuple[str, Path]:
         """A photo that shows what a phrase says; any photo if none does, or without a phrase.
 

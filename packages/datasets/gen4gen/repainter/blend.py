@@ -6,7 +6,9 @@ Source: Reinhard et al. 2001, "Color Transfer between Images" (means and contras
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -56,7 +58,9 @@ class Blend:
 
     def repaint(self, jobs: Sequence[RepaintJob]) -> list[Image]:
         """One image per job, in order, of its canvas's size and where its canvas is."""
-        return [self._blend(job).to(job.composition.image.device) for job in jobs]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy and OpenCV let go of Python's lock
+            images = list(pool.map(self._blend, jobs))
+        return [x.to(job.composition.image.device) for x, job in zip(images, jobs, strict=True)]
 
     def _blend(self, job: RepaintJob) -> Image:
         composition = job.composition
