@@ -35,6 +35,7 @@ class TinyInstanceDiffusion(TinyGLIGEN):
 
     Args:
         type_drop: the probability with which each kind of location is dropped in training.
+        object_attention: pixels of an object attend to it alone, as in the paper; in the released code it is off.
         alpha: as of ``TinyGLIGEN``, as all others are.
 
     Source: Wang et al. 2024, arXiv 2402.03290.
@@ -51,7 +52,7 @@ class TinyInstanceDiffusion(TinyGLIGEN):
         caption_drop: float = 0.1,
         label_share: float = 0.5,
         type_drop: float = 0.1,
-        object_attention: bool = False,
+        object_attention: bool = True,
         alpha: Sequence[float] = (0.8, 0.0, 0.2),
         mis: float = 0.0,
         max_batch: int | None = None,
