@@ -40,8 +40,8 @@ class Album:
     """A folder per scene, ``scenes/000012``, beside the settings that all of them were made with.
 
     ``pasted.png`` is what was pasted, with alpha; ``repainted.png`` the finished image; ``plan.json`` what the planner
-    was asked and answered; ``record.json``, written last, what is where and where it came from. A scene without a record
-    does not count as made.
+    was asked and answered; ``record.json``, written last, what is where and where it came from. A scene without a
+    record does not count as made.
 
     Args:
         folder: of the album; made when the first scene is.
@@ -59,8 +59,8 @@ class Album:
             names = [x for x in {**found, **self.settings} if found.get(x) != self.settings.get(x)]
             if names:
                 raise ValueError(
-                    f"the scenes in {folder} were made with other settings ({', '.join(sorted(names))}): set them back, "
-                    f"choose another folder (work=…), or delete {folder / 'scenes'} and {path}; cut-outs may stay"
+                    f"the scenes in {folder} were made with other settings ({', '.join(sorted(names))}): set them "
+                    f"back, choose another folder (work=…), or delete {folder / 'scenes'} and {path}; cut-outs may stay"
                 )
 
     def has(self, number: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -41,10 +42,10 @@ VERSION = 1
 class Gen4Gen:
     """Composes scenes of personal concepts: photos become cut-outs, are placed, pasted and given a background.
 
-    Scene ``i`` is a pure function of the settings, the photos and ``i``, as far as planner and repainter are. Everything
-    on the way is kept in ``work``, so that people can look at it and a run that was stopped goes on: see ``Album``.
-    A mask holds the pixels of which the object makes up at least half; a box is the tight box of its mask. A scene
-    that cannot be made is a sample with an error: it is tried again in the next run.
+    Scene ``i`` is a pure function of the settings, the photos and ``i``, as far as planner and repainter are.
+    Everything on the way is kept in ``work``, so that people can look at it and a run that was stopped goes on: see
+    ``Album``. A mask holds the pixels of which the object makes up at least half; a box is the tight box of its mask.
+    A scene that cannot be made is a sample with an error: it is tried again in the next run.
 
     Args:
         directory: the concepts, ``<scene>/<object>/<photos>``; the objects of one scene may occur together.
@@ -226,9 +227,7 @@ class Gen4Gen:
     def _seed(self, number: int, purpose: int) -> int:
         return int(np.random.default_rng([self.seed, number, purpose]).integers(2**31))
 
-    def _composed(
-        self, number: int, plan: LayoutPlan, chosen: Sequence[tuple[Concept, Cutout]]
-    ) -> Composition | str:
+    def _composed(self, number: int, plan: LayoutPlan, chosen: Sequence[tuple[Concept, Cutout]]) -> Composition | str:
         if plan.error or plan.boxes is None:
             return f"planner: {plan.error or 'it gave no boxes'}"
         try:
@@ -256,7 +255,9 @@ class Gen4Gen:
             except (ValueError, OSError) as error:
                 failures[i] = f"background: {error}"
                 continue
-            prompt = repaint_prompt(object_phrase([c.name for c, _ in chosen[i]]), places[i]["background"], compat=self.compat_prompt)
+            prompt = repaint_prompt(
+                object_phrase([c.name for c, _ in chosen[i]]), places[i]["background"], compat=self.compat_prompt
+            )
             jobs[i] = RepaintJob(composition, pixels, prompt, self._seed(i, 4))
 
         def keep(i: int, image: Image) -> None:
@@ -270,7 +271,7 @@ class Gen4Gen:
                 "concepts": [c.key for c in concepts],
                 "prompt": jobs[i].prompt,
                 **places[i],
-                "psnr": psnr_inside(composed[i], image),
+                "psnr": _decibels(psnr_inside(composed[i], image)),
             }
             self._album.write(i, plans[i], composed[i], image, layout, about)
 
@@ -282,7 +283,9 @@ class Gen4Gen:
         if self._backgrounds is None:
             return {"background": phrase, "background_photo": ""}, None
         said, photo = self._backgrounds.choose(phrase, seed)
-        return {"background": said, "background_photo": f"{photo.parent.name}/{photo.name}"}, self._backgrounds.read(photo)
+        return {"background": said, "background_photo": f"{photo.parent.name}/{photo.name}"}, self._backgrounds.read(
+            photo
+        )
 
     def _sample(self, kept: Kept) -> Sample:
         names = kept.layout.labels
@@ -305,6 +308,11 @@ def _layout(concepts: Sequence[Concept], composition: Composition) -> Layout:
     return Layout(
         boxes=torch.stack([x.box for x in masks]), labels=names, captions=[_article(x) for x in names], masks=masks
     )
+
+
+def _decibels(psnr: float) -> float | None:
+    """For JSON, which knows no infinity: 99 where nothing has changed, None where there is nothing to compare."""
+    return None if math.isnan(psnr) else round(min(psnr, 99.0), 2)
 
 
 def _article(name: str) -> str:

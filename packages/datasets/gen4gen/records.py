@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -160,12 +160,14 @@ class RepaintJob:
     seed: int = 0
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Places things. One plan per request, in order; what it plans for a request does not depend on the others."""
 
     def plan(self, requests: Sequence[LayoutRequest]) -> list[LayoutPlan]: ...
 
 
+@runtime_checkable
 class Repainter(Protocol):
     """Paints what is around the pasted things. One image per job, in order, of the canvas's size."""
 
