@@ -97,6 +97,7 @@ def diffusion_loss(
     scheduler: Any,
     snr_gamma: float | None = None,
     snr_floor: float = 0.0,
+    weights: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared error, each image weighted by its timestep's signal-to-noise ratio if ``snr_gamma`` is given.
 
@@ -107,6 +108,7 @@ def diffusion_loss(
         scheduler: says what is predicted.
         snr_gamma: the highest weight, in units of the sample's error.
         snr_floor: the lowest; 1 also lets the network learn at timesteps where hardly anything is seen.
+        weights: of the images, besides; None: all count the same.
 
     Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting", arXiv 2303.09556, section 3.4; the
     floor, "truncated SNR": Salimans and Ho 2022, arXiv 2202.00512, section 4.
@@ -120,4 +122,4 @@ def diffusion_loss(
         # in units of the sample's error, whatever is predicted
         kinds = {"epsilon": weight / snr, "v_prediction": weight / (snr + 1), "sample": weight}
         errors = errors * kinds[scheduler.config.prediction_type]
-    return errors.mean()
+    return errors.mean() if weights is None else (errors * weights.to(errors)).mean()

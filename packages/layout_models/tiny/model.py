@@ -162,7 +162,10 @@ class Tiny(nn.Module):
         )
         wanted = target(self.scheduler, latents, noise, timesteps)
         # forms are decided where little is seen, so these steps count as much as the others
-        loss = diffusion_loss(prediction, wanted, timesteps, self.scheduler, snr_gamma=5.0, snr_floor=1.0)
+        weights = self._weights(batch.captions)
+        loss = diffusion_loss(
+            prediction, wanted, timesteps, self.scheduler, snr_gamma=5.0, snr_floor=1.0, weights=weights
+        )
         if told.outlines is not None:
             loss = loss + self.outline_weight * outline_error(told.outlines, told.canvases, layouts, CELL)
         return loss
@@ -183,6 +186,10 @@ class Tiny(nn.Module):
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(x)) for x in seeds]
         latents = self._denoise(torch.stack(noise).to(self.unet.device), captions, layouts, seeds)
         return ((pixel_shuffle(latents, CELL) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def _weights(self, captions: Sequence[str]) -> Float[Tensor, " b"] | None:
+        """How much each image counts in the loss; None: all the same."""
+        return None
 
     def _denoise(
         self,

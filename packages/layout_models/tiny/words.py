@@ -1,6 +1,7 @@
 """The words of the drawn scenes, and their tokenizer."""
 
 import re
+from collections.abc import Sequence
 
 #: The grammar of the shapes dataset and of the appearance captioner. New words go to the end: a word's place is its id.
 WORDS = """
@@ -19,20 +20,23 @@ class WordTokenizer:
 
     Args:
         length: positions of a sequence, with bos and eos.
+        added: further words, such as ``<star1>``; their ids follow all others.
     """
 
     pad, bos, eos, separator, unknown = range(5)
 
-    def __init__(self, length: int = 48) -> None:
+    def __init__(self, length: int = 48, added: Sequence[str] = ()) -> None:
         self.length = length
-        self._ids = {word: number for number, word in enumerate(WORDS, len(_SPECIAL))}
+        self._ids = {word: number for number, word in enumerate([*WORDS, *added], len(_SPECIAL))}
+        whole = [re.escape(x) for x in sorted(added, key=len, reverse=True)]
+        self._word = re.compile("|".join([*whole, r"[a-z0-9]+(?:-[a-z]+)*"]))
 
     def __len__(self) -> int:
-        return len(_SPECIAL) + len(WORDS)
+        return len(_SPECIAL) + len(self._ids)
 
     def tokens(self, text: str) -> list[int]:
         """The ids of the words, as many as there are."""
-        return [self._ids.get(word, self.unknown) for word in re.findall(r"[a-z0-9]+(?:-[a-z]+)*", text.lower())]
+        return [self._ids.get(word, self.unknown) for word in self._word.findall(text.lower())]
 
     def sequence(self, text: str) -> list[int]:
         """From bos to eos, cut or padded to ``length``."""
