@@ -32,8 +32,8 @@ class ConceptPrompts:
         repeat: name all concepts once more, so that none is forgotten.
         background: say the background, so that tokens learn what things look like and not where they are.
         backgrounds: phrases in place of the scenes' own, one after the other: for prompts that were not learnt.
-        tokens: by concept, what it is named in place of its object's folder: ``{"scene/cat1": "<cat1>"}``. Brackets may be
-            left out, as those of ``composition``.
+        tokens: by concept, what it is named in place of its object's folder: ``{"scene/cat1": "<cat1>"}``. Brackets may
+            be left out, as those of ``composition``.
 
     Raises:
         ValueError: a scene has not one concept for each region, or two concepts have one token.
