@@ -179,3 +179,9 @@ def test_the_recipe_reads_the_concepts_out_of_the_scenes_and_other_photos_keep_t
     assert cfg.layout_model.composition == "<comp>"
     captions = {x.caption for x in instantiate(cfg.dataset, _convert_="all")}
     assert len(captions) == 2 and "photo of a cat" in captions
+
+
+def test_tokens_can_be_given_on_the_command_line(config):
+    given = ("dataset.tokens={zoo/cat1: tom}", "dataset@dataset.dataset=shapes", "dataset.composition=all")
+    dataset = instantiate(config("train", "dataset=concept_prompts", *given, "output_dir=x").dataset, _convert_="all")
+    assert dataset.tokens == {"zoo/cat1": "tom"} and dataset.composition == "<all>"

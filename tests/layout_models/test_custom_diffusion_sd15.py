@@ -10,6 +10,7 @@ import torch
 from scenewright.checkpoints import CheckpointError
 from scenewright.layout import Layout
 from scenewright.layout_models.checkpoint import load_trained
+from scenewright.layout_models.concepts import concept_tokens
 from scenewright.layout_models.custom_diffusion_sd15 import CustomDiffusionSD15
 from scenewright.layout_models.training import trainable
 
@@ -222,3 +223,10 @@ def test_sizes_and_counts_are_checked(fresh):
     with pytest.raises(ValueError, match="as many, got 1, 0 and 1"):
         model.sample(["a"], [], [0], **SIZE)
     assert model.sample([], [], [], **SIZE).shape == (0, 3, 32, 48)
+
+
+def test_concepts_can_be_named_on_the_command_line(config):
+    given = ("layout_model.concepts={cat1: cat, house_plant: house plant}", "layout_model.composition=comp")
+    cfg = config("generate", "layout_model=custom_diffusion_sd15", "output_dir=x", *given)
+    found = concept_tokens(cfg.layout_model.concepts, cfg.layout_model.composition)
+    assert found == {"<cat1>": "cat", "<house_plant>": "house plant", "<comp>": "composition"}

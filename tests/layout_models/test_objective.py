@@ -39,3 +39,14 @@ def test_another_prediction_is_refused():
     scheduler.register_to_config(prediction_type="flow")
     with pytest.raises(ValueError, match="must be epsilon, v_prediction or sample, got 'flow'"):
         target(scheduler, torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.tensor([3]))
+
+
+def test_images_weigh_what_they_are_given():
+    prediction, wanted, timesteps = (
+        torch.arange(3.0)[:, None, None, None],
+        torch.zeros(3, 1, 1, 1),
+        torch.zeros(3).long(),
+    )
+    weights = torch.tensor([5.0, 1.0, 0.5])
+    assert diffusion_loss(prediction, wanted, timesteps, None, weights=weights) == (0 + 1 + 0.5 * 4) / 3
+    assert diffusion_loss(prediction, wanted, timesteps, None) == (0 + 1 + 4) / 3
