@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -45,7 +46,7 @@ class ConceptEmbedding(nn.Module):
 
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
         """Embeddings of tokens, in the table's precision."""
-        words: nn.ParameterDict = self._words
+        words: Any = self._words
         places = ids - self.first
         found = self.table(torch.where(places < 0, ids, 0))
         if not len(words):

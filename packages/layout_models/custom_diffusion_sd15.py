@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -100,7 +101,7 @@ class CustomDiffusionSD15(StableDiffusionModel):
         guidance_scale: float = 7.5,
         negative_prompt: str | None = None,
     ) -> None:
-        from diffusers import StableDiffusionPipeline
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
         kind, self.tokens = precision(dtype), concept_tokens(concepts or {}, composition)
         source = StableDiffusion(base, revision, unet, unet_revision, vae, vae_revision, variant, towers=1)
@@ -118,7 +119,7 @@ class CustomDiffusionSD15(StableDiffusionModel):
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
         others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        self.pipeline = StableDiffusionPipeline(**parts, **others)
+        self.pipeline: Any = StableDiffusionPipeline(**parts, **others)
         self.pipeline.set_progress_bar_config(disable=True)
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.negative_prompt, self.prior_weight = negative_prompt, prior_weight
