@@ -302,8 +302,16 @@ def _injected_into(plugin: Any) -> Iterator[Any]:
             yield value
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` or PyTorch file, on the CPU; those under ``model`` or ``state_dict`` if any.
+def read_tensors(
+    path: str | Path, tables: Sequence[str] = ("model", "state_dict"), safe: Sequence[type] = ()
+) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` or PyTorch file, on the CPU.
+
+    Args:
+        path: of the file.
+        tables: where a PyTorch file holds its tensors under one of these names, the first that is there is taken, and
+            the next ones within it.
+        safe: classes that a PyTorch file may hold besides; their instances are made without running their code.
 
     Raises:
         CheckpointError: it is broken, or holds more than tensors: code is never run.
@@ -316,12 +324,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         with open(path, "rb") as file:
             old = file.read(1) == b"\x80"  # torch's format before 1.6, a bare pickle, which cannot be mapped
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=not old)
+        with torch.serialization.safe_globals(list(safe)):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=not old)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(path)) from error
     except Exception as error:  # safetensors' own, zip's, and what a broken pickle raises
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    for name in ("model", "state_dict"):
+    for name in tables:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]
     if not isinstance(loaded, Mapping) or not all(isinstance(x, Tensor) for x in loaded.values()):

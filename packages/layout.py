@@ -369,6 +369,10 @@ class Sample:
         dropped: the regions that filters dropped from ``layout``.
         reasons: why, one for each dropped region.
         rejected: why a filter dropped the whole image; empty for all others.
+        text_feature: what a text encoder would say of a caption that the image does not have, or None.
+
+    Raises:
+        ValueError: there is not one reason per dropped region.
     """
 
     key: str
@@ -382,6 +386,7 @@ class Sample:
     dropped: Layout = field(default_factory=Layout.empty)
     reasons: list[str] = field(default_factory=list)
     rejected: str = ""
+    text_feature: Float[Tensor, " _c"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.reasons) != len(self.dropped):
@@ -444,6 +449,8 @@ class Batch:
         seeds: one per image. What a model draws for an image comes from its seed, so that a loss is a
             function of batch and weights, whatever the batch size and the number of processes; if
             left out, 0, 1, 2, …
+        text_features: one per image, for models that read one vector of a text: it takes the place of the caption;
+            None, as if left out, where the caption counts.
 
     Raises:
         ValueError: a field has not one entry per image.
@@ -455,10 +462,11 @@ class Batch:
     keys: list[str] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    text_features: list[Float[Tensor, " _c"] | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         n, size = len(self.images), (self.images.shape[-2], self.images.shape[-1])
-        defaults = {"keys": [""] * n, "frames": [Frame(size)] * n, "seeds": list(range(n))}
+        defaults = {"keys": [""] * n, "frames": [Frame(size)] * n, "seeds": list(range(n)), "text_features": [None] * n}
         for name, default in defaults.items():
             object.__setattr__(self, name, getattr(self, name) or default)
         for name in ("captions", "layouts", *defaults):
@@ -476,9 +484,12 @@ class Batch:
             captions=[s.caption for s in samples],
             layouts=[s.layout for s in samples],
             keys=[s.key for s in samples],
+            text_features=[s.text_feature for s in samples],
             **known,
         )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``; Accelerate calls this too."""
-        return replace(self, images=self.images.to(device), layouts=[x.to(device) for x in self.layouts])
+        features = [None if x is None else x.to(device) for x in self.text_features]
+        layouts = [x.to(device) for x in self.layouts]
+        return replace(self, images=self.images.to(device), layouts=layouts, text_features=features)

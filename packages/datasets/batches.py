@@ -334,11 +334,12 @@ class _Parcel:
     def pack(batch: Batch) -> _Parcel:
         layouts = [_arrays(vars(x)) for x in batch.layouts]
         rest = {name: getattr(batch, name) for name in ("captions", "keys", "frames", "seeds")}
-        return _Parcel(batch.images, layouts, rest)
+        return _Parcel(batch.images, layouts, rest | {"text_features": _arrays(batch.text_features)})
 
     def unpack(self) -> Batch:
         layouts = [Layout(**_tensors(x)) for x in self.layouts]
-        return Batch(images=self.images, layouts=layouts, **self.rest)
+        features = _tensors(self.rest["text_features"])
+        return Batch(images=self.images, layouts=layouts, **{**self.rest, "text_features": features})
 
     def pin_memory(self, device: str | None = None) -> _Parcel:
         """For the loader, where there is an accelerator."""

@@ -53,6 +53,8 @@ def encode(sample: Sample, with_image: bool = True) -> dict[str, bytes]:
         "status": sample.status,
         "warnings": sample.warnings,
     }
+    if sample.text_feature is not None:
+        record["text_feature"] = _floats(sample.text_feature)
     members = {_extension(sample.source): sample.source.data} if with_image else {}
     members |= {"json": _json(record), "txt": sample.caption.encode(errors="replace")}
     return members | ({"source.json": _json(sample.metadata)} if sample.metadata else {})
@@ -87,6 +89,9 @@ def decode(key: str, members: Mapping[str, bytes], name: str = "", source: Encod
             reasons=[x["reason"] for x in dropped],
             metadata=json.loads(members.get("source.json", b"{}")),
             warnings=record["warnings"],
+            text_feature=torch.tensor(record["text_feature"], dtype=torch.float32)
+            if "text_feature" in record
+            else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
