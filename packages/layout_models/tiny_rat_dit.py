@@ -40,7 +40,7 @@ class TinyRatDiT(RatDiffusion):
     def __init__(
         self,
         depth: int = 8,
-        hidden_size: int = 128,
+        hidden_size: int = 96,
         heads: int = 4,
         variant: str = "shift",
         zero_gates: bool = True,

@@ -89,9 +89,7 @@ def decode(key: str, members: Mapping[str, bytes], name: str = "", source: Encod
             reasons=[x["reason"] for x in dropped],
             metadata=json.loads(members.get("source.json", b"{}")),
             warnings=record["warnings"],
-            text_feature=torch.tensor(record["text_feature"], dtype=torch.float32)
-            if "text_feature" in record
-            else None,
+            text_feature=torch.tensor(record["text_feature"]).float() if "text_feature" in record else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from scenewright.layout import Images
 from scenewright.layout_models.feature_cache import Entry, FeatureCache, key, weights_digest
 
 
+@runtime_checkable
 class Codec(Protocol):
     """From images to what the network draws, and back; runs where its tensors are.
 

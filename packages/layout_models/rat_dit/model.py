@@ -1,7 +1,7 @@
 """RAT-Diffusion: text to image with a diffusion transformer; there is no layout in it.
 
-Paper: Ye and Liu 2024, arXiv 2410.01638. The released code, senmaoy/RAT-Diffusion, has no licence and was not used.
-Weights: the authors', for research.
+Paper: Ye and Liu 2024, arXiv 2410.01638.
+Weights: the authors' (senmaoy/RAT-Diffusion), for academic research only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scenewright.checkpoints import Checkpoint, check
+from scenewright.checkpoints import check
 from scenewright.layout import Batch, Images, Layout
 from scenewright.layout_models.feature_cache import Entry, FeatureCache, key
 from scenewright.layout_models.objective import draw
@@ -168,7 +168,7 @@ class RatDiffusion(nn.Module):
 
         if self.cache is None or not texts:
             return [x["feature"] for x in make(list(range(len(texts))))]
-        names = [key("text feature", self.text_encoder.fingerprint, text) for text in texts]
+        names = [key("text feature", self.text_encoder.fingerprint(), text) for text in texts]
         return [x["feature"] for x in self.cache.fetch(names, make)]
 
 
@@ -262,9 +262,3 @@ class RatDiT(RatDiffusion):
             load_published(network, weights)
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
-
-    @property
-    def checkpoints(self) -> list[Checkpoint]:
-        """What is loaded from elsewhere: the autoencoder, and what the text encoder says."""
-        assert isinstance(self.codec, Autoencoder)
-        return self.codec.checkpoints

@@ -64,14 +64,12 @@ def without_copies(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str,
         if copied is None:
             kept[name] = x
         elif copied[1] in tensors and not torch.equal(x, tensors[copied[1]]):
-            raise CheckpointError(
-                f"{path}: {name} differs from {copied[1]}; the groups share one recurrent cell, so this is another model"
-            )
+            raise CheckpointError(f"{path}: {name} differs from {copied[1]}; the groups share one recurrent cell")
     return kept
 
 
 def _check_positions(found: Tensor | None, path: Path) -> None:
-    """They are computed here, so nothing but their being the same is wanted of those of the file."""
+    """They are computed here, so those of the file need only be the same."""
     if found is None:
         return
     side = math.isqrt(found.numel() // found.shape[-1])

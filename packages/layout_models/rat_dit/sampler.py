@@ -38,10 +38,9 @@ def scheduler(solver: str, num_inference_steps: int) -> Any:
     }
     if solver not in kinds:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-    if not 2 <= num_inference_steps <= BETAS["num_train_timesteps"]:
-        raise ValueError(
-            f"num_inference_steps must be in [2, {BETAS['num_train_timesteps']}], got {num_inference_steps}"
-        )
+    most = BETAS["num_train_timesteps"]
+    if not 2 <= num_inference_steps <= most:
+        raise ValueError(f"num_inference_steps must be in [2, {most}], got {num_inference_steps}")
     made = kinds[solver]()
     made.set_timesteps(num_inference_steps)
     return made

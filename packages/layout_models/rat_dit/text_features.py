@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,15 +20,13 @@ from scenewright.layout_models.feature_cache import weights_digest
 _ROWS = 64
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
-    """Says one vector of a text, which depends on that text alone.
+    """Says one vector of a text, which depends on that text alone."""
 
-    Attributes:
-        fingerprint: of all that its vectors depend on besides the text.
-    """
-
-    @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Of all that its vectors depend on besides the text."""
+        ...
 
     def encode(self, texts: Sequence[str], device: torch.device) -> Float[Tensor, "n c"]:
         """Features in float32, on ``device``."""
@@ -56,10 +54,9 @@ class CLIPText:
         files = ("config.json", "model.safetensors", "tokenizer_config.json", "vocab.json", "merges.txt")
         return [Checkpoint(self.checkpoint, self.revision, files)]
 
-    @cached_property
     def fingerprint(self) -> str:
         """A digest of the weights."""
-        return weights_digest(self._network)
+        return self._digest
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], device: torch.device) -> Float[Tensor, "n c"]:
@@ -79,6 +76,10 @@ class CLIPText:
         return torch.cat(found)
 
     @cached_property
+    def _digest(self) -> str:
+        return weights_digest(self._network)
+
+    @cached_property
     def _network(self) -> Any:
         from transformers import CLIPTextModelWithProjection
 
@@ -92,7 +93,7 @@ class CLIPText:
 
 
 class HashedWords:
-    """A stand-in without weights: each word, and each run of words, has a random vector of its own; a text is their sum.
+    """A stand-in without weights: each word, and each run of words, has a random vector; a text is their sum.
 
     The vectors, of plus and minus one, come from a hash, so they are the same everywhere; the sum is divided by the
     root of its terms. It knows no likeness of words, and of their order only what is in a run.
@@ -113,7 +114,6 @@ class HashedWords:
             raise ValueError(f"width and longest must be at least 1, got {width} and {longest}")
         self.width, self.longest, self.seed = width, longest, seed
 
-    @property
     def fingerprint(self) -> str:
         """Its settings."""
         return f"hashed words {self.width} {self.longest} {self.seed}"
