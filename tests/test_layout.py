@@ -197,6 +197,17 @@ def test_a_batch_stacks_images_and_leaves_layouts_ragged():
     assert batch.images.shape == (2, 3, 4, 5) and batch.captions == ["c", "c"] and len(batch.layouts) == 2
 
 
+def test_a_batch_carries_the_text_features_that_samples_have():
+    image = torch.zeros(3, 4, 5, dtype=torch.uint8)
+    samples = [Sample.from_image("a", image, text_feature=torch.ones(512)), Sample.from_image("b", image)]
+    batch = Batch.collate(samples).to("cpu")
+    assert torch.equal(batch.text_features[0], torch.ones(512)) and batch.text_features[1] is None
+    assert Batch.collate(samples[1:]).text_features == [None]
+    with pytest.raises(ValueError, match=r"text_features must have one entry per image \(2\), got 1"):
+        Batch(batch.images, ["", ""], batch.layouts, text_features=[None])
+    assert Batch.collate(samples).to("meta").text_features[0].is_meta
+
+
 def test_nothing_joined_with_nothing_is_nothing():
     assert len(Layout.joined([])) == 0 and len(Layout.joined([Layout.empty(), Layout.empty()])) == 0
 

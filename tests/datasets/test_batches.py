@@ -339,3 +339,20 @@ def test_points_and_scribbles_arrive_from_workers(workers):
     for layout in two:
         assert layout.points[0].tolist() == pytest.approx([0.2, 0.3]) and layout.points[1].isnan().all()
         assert [len(x) for x in layout.scribbles] == [2, 0]
+
+
+class Featured(Pictures):
+    """Each second picture has a text feature."""
+
+    def sample(self, i):
+        return replace(super().sample(i), text_feature=torch.full((4,), float(i)) if i % 2 else None)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_text_features_arrive_from_workers_with_their_pictures(workers):
+    (batch,) = islice(iter(loader(made(Featured(), FRAMING, batch_size=8), workers)), 1)
+    numbers = [int(key[1:]) for key in batch.keys]
+    assert {i % 2 for i in numbers} == {0, 1}
+    assert [x if x is None else x.tolist() for x in batch.text_features] == [
+        [i] * 4 if i % 2 else None for i in numbers
+    ]

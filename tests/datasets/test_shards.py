@@ -277,3 +277,12 @@ def test_a_record_without_points_says_nothing_of_them():
     assert all(not {"point", "scribble"} & x.keys() for x in record["instances"])
     layout = decode("a", encode(full_sample())).layout
     assert layout.points is None and layout.scribbles is None
+
+
+def test_a_text_feature_round_trips_to_the_bit_and_is_not_there_where_there_is_none(tmp_path):
+    feature = torch.randn(512, generator=torch.Generator().manual_seed(0))
+    samples = [replace(full_sample("a"), text_feature=feature), full_sample("b")]
+    assert ["text_feature" in json.loads(encode(x)["json"]) for x in samples] == [True, False]
+    found = list(Shards(written(tmp_path, samples)))
+    assert found[0].text_feature.dtype == torch.float32 and torch.equal(found[0].text_feature, feature)
+    assert found[1].text_feature is None
