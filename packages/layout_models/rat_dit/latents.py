@@ -102,7 +102,7 @@ class Autoencoder:
 
     @cached_property
     def _network(self) -> Any:
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         network = self.checkpoints[0].load(AutoencoderKL).float().eval().requires_grad_(False)
         kind = network.config.latent_channels, 2 ** (len(network.config.block_out_channels) - 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -59,6 +60,11 @@ class RatTransformer(nn.Module):
 
     Source: Ye and Liu 2024, arXiv 2410.01638; Peebles and Xie 2022, arXiv 2212.09748.
     """
+
+    #: Of the usual grid, in float32; ``(1, n, d)``.
+    pos_embed: Tensor
+
+    blocks: Any
 
     def __init__(
         self,
@@ -118,6 +124,7 @@ class RatTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         for index in (0, 2):
             nn.init.normal_(self.t_embedder.mlp[index].weight, std=0.02)
@@ -254,7 +261,7 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(_TIME_CODE, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp: Any = nn.Sequential(nn.Linear(_TIME_CODE, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, timesteps: Int[Tensor, " t"]) -> Float[Tensor, "t d"]:
         return self.mlp(time_code(timesteps).to(self.mlp[0].weight.dtype))

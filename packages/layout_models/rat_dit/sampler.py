@@ -27,21 +27,23 @@ def scheduler(solver: str, num_inference_steps: int) -> Any:
     Source: Ho et al. 2020, arXiv 2006.11239; Song et al. 2021, arXiv 2010.02502; Lu et al. 2022, arXiv 2211.01095;
     "trailing", which begins where there is nothing but noise: Lin et al. 2024, arXiv 2305.08891.
     """
-    import diffusers
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    kinds: dict[str, Callable[[], Any]] = {
-        "ddpm": lambda: diffusers.DDPMScheduler(
-            **BETAS, variance_type="learned_range", clip_sample=False, timestep_spacing="linspace"
-        ),
-        "ddim": lambda: diffusers.DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing"),
-        "dpm": lambda: diffusers.DPMSolverMultistepScheduler(**BETAS, timestep_spacing="trailing"),
+    ancestral = {"variance_type": "learned_range", "clip_sample": False, "timestep_spacing": "linspace"}
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "ddpm": (DDPMScheduler, ancestral),
+        "ddim": (DDIMScheduler, {"clip_sample": False, "timestep_spacing": "trailing"}),
+        "dpm": (DPMSolverMultistepScheduler, {"timestep_spacing": "trailing"}),
     }
     if solver not in kinds:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     most = BETAS["num_train_timesteps"]
     if not 2 <= num_inference_steps <= most:
         raise ValueError(f"num_inference_steps must be in [2, {most}], got {num_inference_steps}")
-    made = kinds[solver]()
+    kind, settings = kinds[solver]
+    made = kind(**BETAS, **settings)
     made.set_timesteps(num_inference_steps)
     return made
 
@@ -93,13 +95,13 @@ def denoise(
         steps: made by ``scheduler``.
         generators: one per image, for what is drawn on the way.
     """
-    import diffusers
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    ancestral = isinstance(steps, diffusers.DDPMScheduler)
+    ancestral = isinstance(steps, DDPMScheduler)
+    options = {"generator": list(generators)} if ancestral else {}
     for timestep in steps.timesteps:
         output = predict(latents, timestep)
-        if ancestral:
-            latents = steps.step(output, timestep, latents, generator=list(generators)).prev_sample
-        else:
-            latents = steps.step(output[:, : latents.shape[1]], timestep, latents).prev_sample
+        if not ancestral:
+            output = output[:, : latents.shape[1]]
+        latents = steps.step(output, timestep, latents, **options)[0]
     return latents
