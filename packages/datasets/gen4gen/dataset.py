@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from more_itertools import batched
 
-from scenewright.annotators.provenance import describe
 from scenewright.datasets.files import fingerprint_of, key_of
 from scenewright.datasets.gen4gen.album import Album, Kept
 from scenewright.datasets.gen4gen.background_photos import BackgroundPhotos
 from scenewright.datasets.gen4gen.concepts import Scene, read_concepts
-from scenewright.datasets.gen4gen.cutout_store import CutoutStore
+from scenewright.datasets.gen4gen.cutout_store import CutoutStore, settings_of
 from scenewright.datasets.gen4gen.cutouts import Cutter
 from scenewright.datasets.gen4gen.paster import Paster
 from scenewright.datasets.gen4gen.planner.phrase import object_phrase
@@ -148,7 +147,7 @@ class Gen4Gen:
         backgrounds = [] if self._backgrounds is None else self._backgrounds.photos
         return {
             "version": VERSION,
-            **{name: describe(getattr(self, name)) for name in ("cutter", "planner", "paster", "repainter")},
+            **{name: settings_of(getattr(self, name)) for name in ("cutter", "planner", "paster", "repainter")},
             **{name: getattr(self, name) for name in ("height", "width", "seed", "caption", "compat_prompt")},
             "objects": list(self.objects),
             "photos": [[p.relative_to(root).as_posix(), p.stat().st_size] for p in photos],

@@ -33,7 +33,7 @@ _FOLDER = Path(__file__).parent
 _LOOK = _FOLDER.parent / "report" / "page.css"
 
 #: Letters of a setting, and of a run's settings together, beside a plot; the table has them whole.
-_LONGEST_SETTING, _LONGEST_NAME = 20, 32
+_LONGEST_SETTING, _LONGEST_NAME = 24, 32
 
 #: What marks a run that is not covered as a whole.
 _MARK = "†"
