@@ -8,14 +8,18 @@ LONG    = $(addprefix benchmarks/,annotate_vs_reference.py regional_flops.py str
 help:            ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */:/' | awk -F: '{printf "  make %-9s %s\n", $$1, $$2}'
 
-demo: install    ## annotate photographs and drawn scenes, train a tiny layout model for a minute, draw with a trained one, judge it
+demo: install    ## annotate photographs and drawn scenes, compose some, train a tiny layout model for a minute, draw with a trained one, judge it
 	@echo "== collecting photographs that scikit-image and scikit-learn bring along"
-	$(RUN) entrypoints/demo_photos.py demo/photos
+	$(RUN) entrypoints/demo_photos.py demo/photos demo/concepts demo/backgrounds
 	@echo "== annotating them, and drawn scenes, without any weights"
 	rm -rf demo/shards
 	$(RUN) entrypoints/annotate.py experiment=demo output_dir=demo/shards
 	@echo "== writing the report"
 	$(RUN) entrypoints/report.py shards=demo/shards output=demo/report.html title='scenewright demo'
+	@echo "== composing scenes of things cut out of photographs, without any weights"
+	rm -rf demo/composed
+	$(RUN) entrypoints/annotate.py experiment=embedded dataset=gen4gen dataset.directory=demo/concepts dataset.backgrounds=demo/backgrounds dataset.length=12 dataset.height=512 dataset.width=512 output_dir=demo/composed '~annotator/tagger' '~annotator/detector' '~annotator/segmenter'
+	$(RUN) entrypoints/report.py compositions=demo/composed/compositions output=demo/compositions.html title='composed scenes'
 	@echo "== training the tiny layout model on drawn scenes, for about a minute (the weights that come along had an hour and more)"
 	$(RUN) entrypoints/train.py experiment=embedded steps=60 warmup=10 validation.count=16 checkpoint_every=60 output_dir=demo/training
 	@echo "== drawing with the weights that come along: held-out scenes, and layouts written by hand"
@@ -23,7 +27,7 @@ demo: install    ## annotate photographs and drawn scenes, train a tiny layout m
 	$(RUN) entrypoints/generate.py layout_model=tiny layouts=docs/layouts.json images_per_layout=2 output_dir=demo/layouts
 	@echo "== judging the trained one on held-out scenes"
 	$(RUN) entrypoints/eval.py experiment=embedded limit=32 output_dir=demo/evaluation
-	@echo "== open $(CURDIR)/demo/report.html and $(CURDIR)/demo/evaluation/report.html"
+	@echo "== open $(CURDIR)/demo/report.html, $(CURDIR)/demo/compositions.html and $(CURDIR)/demo/evaluation/report.html"
 	@echo "== look at $(CURDIR)/demo/scenes/contact_sheet.png, demo/layouts/contact_sheet.png and demo/training/validation"
 
 test: install    ## run the tests (offline, two processes); ALL=1 for those too that kill and restart whole commands

@@ -13,12 +13,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from scenewright.datasets.files import IMAGE_EXTENSIONS, extension
 from scenewright.datasets.gen4gen.backgrounds import PHRASES
 from scenewright.layout import Image, decode
 
 logger = logging.getLogger(__name__)
+
+#: What ``backdrop`` shows.
+BACKDROP = "in front of a plain backdrop"
 
 _LITTLE = {"a", "an", "the", "in", "on", "at", "over", "with", "of", "by", "near"}
 
@@ -125,6 +129,18 @@ class BackgroundPhotos:
             return photos
         chosen = np.random.default_rng(0).choice(len(photos), count, replace=False)
         return [photos[i] for i in sorted(chosen)]
+
+
+def backdrop(height: int, width: int, seed: int) -> Image:
+    """A studio's wall: one pale colour, lit from above, darker towards the corners and the floor."""
+    random = np.random.default_rng(seed)
+    colour = 150 + 70 * random.random(3)
+    y, x = np.mgrid[0:height, 0:width] / (height, width)[0 if height > width else 1]
+    middle = np.array([0.35 * height, (0.35 + 0.3 * random.random()) * width]) / max(height, width)
+    light = 1.12 - 0.45 * np.hypot(y - middle[0], x - middle[1])
+    grain = random.normal(0, 1.0, (height, width))  # else eight bits show steps
+    pixels = (colour[:, None, None] * light + grain).clip(0, 255).round().astype(np.uint8)
+    return torch.from_numpy(pixels)
 
 
 def _phrase_of(folder: str) -> str:

@@ -75,6 +75,7 @@ class Cutter:
         min_confidence: below it, nothing stands out.
         min_area: likewise, for what is above the threshold, as a share of the photo.
         min_speck: what is smaller than this share of the largest thing, and apart from it, is dropped.
+        rim: pixels inside the outline that take their colour from further in, as the background is in them too.
         compat: do as the published code: each round segments the one before, multiplied with its alpha and cut off to
             whole numbers; the colour stays multiplied and the alpha is the last round's alone, which gives dark edges.
             Nothing is refused but an empty alpha, nothing dropped, filled or scaled, a photo's own alpha is not used,
@@ -94,11 +95,13 @@ class Cutter:
         min_confidence: float = 0.5,
         min_area: float = 0.001,
         min_speck: float = 0.01,
+        rim: float | int = 2.0,
         compat: bool = False,
     ) -> None:
         self.segmenter, self.rounds, self.combine, self.inset = segmenter, rounds, combine, inset
         self.threshold, self.padding, self.max_side = threshold, padding, max_side
-        self.min_confidence, self.min_area, self.min_speck, self.compat = min_confidence, min_area, min_speck, compat
+        self.min_confidence, self.min_area, self.min_speck = min_confidence, min_area, min_speck
+        self.rim, self.compat = rim, compat
 
     def cut(self, photos: Sequence[bytes]) -> list[list[Cut] | ValueError]:
         """What each round cut off each photo, the last one being the result; or why there is none.
@@ -224,7 +227,7 @@ class Cutter:
         view = (slice(top, rows[1] + context), slice(left, columns[1] + context))
         pixels, small = _scaled(_array(image)[view].astype(np.float32), scale), _scaled(alpha[view], scale)
         inner = (_within(rows, top, scale), _within(columns, left, scale))
-        colour = foreground_colour(pixels, small)[inner].round()
+        colour = foreground_colour(pixels, small, self.rim)[inner].round()
         return _cut(colour, small[inner], confidence, rows, columns, alpha.shape)
 
     def _rounds_compat(self, images: list[Image]) -> list[list[Cut] | ValueError]:

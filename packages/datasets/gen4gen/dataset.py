@@ -15,7 +15,7 @@ from more_itertools import batched
 
 from scenewright.datasets.files import fingerprint_of, key_of
 from scenewright.datasets.gen4gen.album import Album, Kept
-from scenewright.datasets.gen4gen.background_photos import BackgroundPhotos
+from scenewright.datasets.gen4gen.background_photos import BACKDROP, BackgroundPhotos, backdrop
 from scenewright.datasets.gen4gen.concepts import Scene, read_concepts
 from scenewright.datasets.gen4gen.cutout_store import CutoutStore, settings_of
 from scenewright.datasets.gen4gen.cutouts import Cutter
@@ -57,7 +57,8 @@ class Gen4Gen:
         height: of the images, in pixels.
         width: of the images, in pixels.
         objects: fewest and most things in a scene; where a folder has fewer, all of them.
-        backgrounds: a folder of photos, ``<place>/<photos>``; None: noise is painted over.
+        backgrounds: a folder of photos, ``<place>/<photos>``; None: noise is painted over, or things are before a plain
+            backdrop where the repainter does not paint.
         caption: "template" ("one cat and one dog in a garden"), or "none", to leave it to a captioner.
         seed: another seed composes other scenes; not negative.
         compat_prompt: repaint with the published prompt, which does not say what is in the scene.
@@ -219,9 +220,16 @@ class Gen4Gen:
             aspects=tuple(x.alpha.shape[1] / x.alpha.shape[0] for x in cutouts),
             height=self.height,
             width=self.width,
-            backgrounds=() if self._backgrounds is None else tuple(self._backgrounds.phrases),
+            backgrounds=self._phrases,
             seed=self._seed(number, 1),
         )
+
+    @property
+    def _phrases(self) -> tuple[str, ...]:
+        """What may be around things; none where the planner is to say."""
+        if self._backgrounds is not None:
+            return tuple(self._backgrounds.phrases)
+        return () if getattr(self.repainter, "paints", True) else (BACKDROP,)
 
     def _seed(self, number: int, purpose: int) -> int:
         return int(np.random.default_rng([self.seed, number, purpose]).integers(2**31))
@@ -280,7 +288,10 @@ class Gen4Gen:
     def _background(self, phrase: str, seed: int) -> tuple[dict[str, str], Image | None]:
         """What is around the things, and a photo of it; the photo's own phrase where none shows what was planned."""
         if self._backgrounds is None:
-            return {"background": phrase, "background_photo": ""}, None
+            painted = getattr(self.repainter, "paints", True)
+            return {"background": phrase, "background_photo": ""}, (
+                None if painted else backdrop(self.height, self.width, seed)
+            )
         said, photo = self._backgrounds.choose(phrase, seed)
         return {"background": said, "background_photo": f"{photo.parent.name}/{photo.name}"}, self._backgrounds.read(
             photo

@@ -203,11 +203,27 @@ def test_a_planner_without_an_answer_costs_its_scenes_and_they_are_tried_again(m
     assert {x.error for x in again} == {""} and planner.asked == 3
 
 
-def test_without_background_photos_there_is_noise(make):
-    sample = next(iter(make(backgrounds=None)))
-    assert sample.metadata["gen4gen"]["background_photo"] == ""
-    corner = sample.image[:, :8, :8].float()
-    assert corner.std() > 20
+def test_without_background_photos_there_is_a_backdrop_and_the_caption_says_so(make):
+    first, second = make(backgrounds=None, length=2)
+    assert first.metadata["gen4gen"]["background_photo"] == "" and first.caption.endswith(
+        "in front of a plain backdrop"
+    )
+    corner = first.image[:, :8, :8].float()
+    assert corner.std((1, 2)).max() < 5 and not torch.equal(first.image[:, 0], second.image[:, 0])
+
+
+class Painting:
+    """A repainter that paints, and remembers what it was given."""
+
+    def repaint(self, jobs):
+        self.jobs = jobs
+        return [job.composition.image for job in jobs]
+
+
+def test_a_repainter_that_paints_gets_no_photo_and_the_planners_place(make):
+    sample = next(iter(make(backgrounds=None, repainter=(painting := Painting()), length=1)))
+    assert [x.background for x in painting.jobs] == [None] and "backdrop" not in painting.jobs[0].prompt
+    assert sample.caption.endswith(sample.metadata["gen4gen"]["background"])
 
 
 def test_a_background_that_cannot_be_read_is_an_error_that_names_it(make, tmp_path):

@@ -46,6 +46,9 @@ class Blend:
         ValueError: a setting out of its range.
     """
 
+    #: It shows what photos show: without one, nothing is said of a place.
+    paints = False
+
     def __init__(
         self, mode: str = "alpha", harmonise: float = 0.3, shadow: float = 0.35, background_blur: float = 1.0
     ) -> None:
