@@ -40,6 +40,7 @@ class Annotating:
         self.filters: dict[str, Any] = instantiate(cfg.get("filter") or {}, _convert_="all")
         check_weights({**self.annotators, **self.filters})
         self.dataset = instantiate(cfg.dataset, _convert_="all")
+        check({"dataset": self.dataset})  # one that composes has networks of its own
         self.length = len(self.dataset) if isinstance(self.dataset, RangedDataset) else None
         self.timings = Timings()
         self.rank = cfg.job_index * self.process.num_processes + self.process.process_index

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from scenewright.checkpoints import MissingWeights
 from scenewright.datasets.shards import Shards, stats, verify
 from scenewright.entrypoints.annotating import Annotating, too_many
 from scenewright.entrypoints.command import quoted_patterns
@@ -257,6 +258,36 @@ def test_a_dry_run_prints_an_estimate_and_writes_nothing(config, capsys, photos,
     assert "measured on 4 images" in out and "all 7 images" in out and "GB" in out
     assert all(stage in out for stage in ("tagger", "detector", "segmenter", "captioner"))
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_a_dataset_lacks_are_named_before_anything_is_done(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rooms = ("dataset/gen4gen/cutter=isnet", f"dataset.cutter.segmenter.checkpoint={tmp_path / 'isnet.pth'}")
+    with pytest.raises(MissingWeights, match=r"isnet\.pth"):
+        run("dataset=gen4gen", "dataset.directory=concepts", f"output_dir={tmp_path / 'out'}", *rooms)
+    assert not (tmp_path / "out").exists()
+
+
+def test_composed_scenes_are_shards_like_any_other(run, tmp_path):
+    for name, colour in (("cup", (200, 20, 20)), ("ball", (20, 20, 200))):
+        folder = tmp_path / "concepts" / "a table" / name
+        folder.mkdir(parents=True)
+        picture = PILImage.new("RGB", (90, 72), (200, 200, 200))
+        picture.paste(colour, (24, 18, 66, 54))
+        picture.save(folder / "one.png")
+    stages = ("~annotator/tagger", "~annotator/detector", "~annotator/segmenter")
+    size = ("dataset.height=64", "dataset.width=96", "dataset.length=3")
+    said = run(
+        "dataset=gen4gen",
+        f"dataset.directory={tmp_path / 'concepts'}",
+        f"output_dir={tmp_path / 'out'}",
+        *stages,
+        *size,
+    )
+    assert "3 images: 3 ok, 0 empty, 0 failed" in said
+    samples = list(Shards(tmp_path / "out"))
+    assert all(x.layout.masks and x.layout.captions and "backdrop" in x.caption for x in samples)
+    assert all(len(x.metadata["gen4gen"]["concepts"]) == len(x.layout) == 2 for x in samples)
 
 
 def test_missing_weights_end_in_one_paragraph_that_says_what_to_do(photos, tmp_path):
