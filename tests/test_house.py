@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from scenewright import protocols
 
 ROOT = Path(__file__).parents[1]
-HALL = {"layout", "protocols", "checkpoints", "networks", "batching", "crops", "chat"}
+HALL = {"layout", "protocols", "checkpoints", "networks", "batching", "crops", "chat", "perceptual_hashes"}
 ROOMS = {"annotators", "datasets", "layout_models", "evaluation"}
 #: conf/<group>/NAME.yaml describes one class in packages/<room>/NAME.py, which stands behind one door
 GROUPS = {

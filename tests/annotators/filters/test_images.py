@@ -12,9 +12,10 @@ from PIL import Image as PILImage
 from torchvision.transforms.v2.functional import gaussian_blur, resize
 
 from scenewright.annotators.filters.blur import Blur, sharpness
-from scenewright.annotators.filters.duplicates import Duplicates, first_like, phash
+from scenewright.annotators.filters.duplicates import Duplicates
 from scenewright.annotators.filters.image_size import ImageSize
 from scenewright.layout import EncodedImage, Sample, decode
+from scenewright.perceptual_hashes import first_like, phash
 from scenewright.protocols import Filter
 
 
