@@ -47,7 +47,7 @@ class ClusterDetector:
     Raises:
         ValueError: a setting is out of its range.
 
-    Source: Ye et al. 2024, arXiv 2410.01638; K, distance and threshold are ours. scikit-learn does the work.
+    Source: Ye and Liu 2024, arXiv 2410.01638; K, distance and threshold are ours. scikit-learn does the work.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ClassAgreement:
     Raises:
         ValueError: a setting is out of its range.
 
-    Source: Ye et al. 2024, arXiv 2410.01638, who do not say what classifies; a probe of frozen features is ours.
+    Source: Ye and Liu 2024, arXiv 2410.01638, who do not say what classifies; a probe of frozen features is ours.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-#: Images whose likeness with all originals is computed at once.
-_ROWS = 4096
+#: Cosines that are computed at once: a quarter of a gigabyte of them.
+_CELLS = 1 << 26
 
 #: A pivot of this share of the largest squared length is rounding: float32 features are that exact.
 _DEPENDENT = 1e-12
@@ -55,7 +55,7 @@ def extrapolate(
         ValueError: the features are not equally wide, ``ridge`` is negative, there are no neighbours, or more of them
             than a feature has values and no ridge.
 
-    Source: Ye et al. 2024, arXiv 2410.01638; the ridge is ours.
+    Source: Ye and Liu 2024, arXiv 2410.01638; the ridge is ours.
     """
     (_, k, width), count = neighbours.shape, len(images)
     if width != images.shape[1]:
@@ -92,7 +92,8 @@ def nearest(
         images, originals: of length 1.
     """
     k = min(k, len(originals))
-    found = [(images[i : i + _ROWS] @ originals.T).topk(k) for i in range(0, len(images), _ROWS)]
+    rows = max(1, _CELLS // max(len(originals), 1))
+    found = [(images[i : i + rows] @ originals.T).topk(k) for i in range(0, len(images), rows)]
     if not found:
         return images.new_zeros(0, k), torch.zeros(0, k, dtype=torch.long, device=images.device)
     return torch.cat([x.values for x in found]), torch.cat([x.indices for x in found])
