@@ -1,4 +1,4 @@
-"""Make one HTML page of a folder of shards, or of how scenes were composed."""
+"""Make one HTML page of a folder of shards, of how scenes were composed, or of how retrieved images were chosen."""
 
 from pathlib import Path
 
@@ -11,14 +11,16 @@ from scenewright.entrypoints.command import one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 @one_line_errors
 def main(cfg: DictConfig) -> None:
-    if (cfg.shards is None) == (cfg.compositions is None):
-        raise ValueError("give one of shards=FOLDER and compositions=FOLDER")
-    if cfg.compositions is not None:
+    if sum(cfg[x] is not None for x in ("shards", "compositions", "extrapolation")) != 1:
+        raise ValueError("give one of shards=FOLDER, compositions=FOLDER and extrapolation=FOLDER")
+    if cfg.shards is None:
         from scenewright.evaluation.compositions import write_compositions
+        from scenewright.evaluation.extrapolation import write_extrapolation
 
+        folder = cfg.compositions or cfg.extrapolation
+        page = write_extrapolation if cfg.compositions is None else write_compositions
         given = {x: cfg[x] for x in ("max_pictures", "thumbnail_size")}
-        output = cfg.output or Path(cfg.compositions, "report.html")
-        print(write_compositions(cfg.compositions, output, title=cfg.title or "", **given))
+        print(page(folder, cfg.output or Path(folder, "report.html"), title=cfg.title or "", **given))
         return
     from hydra.utils import instantiate
     from tqdm import tqdm

@@ -61,9 +61,7 @@ def _nearest_first(
     return found
 
 
-def nearest_of(
-    hashes: UInt64[np.ndarray, " n"], others: UInt64[np.ndarray, " m"]
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest_of(hashes: UInt64[np.ndarray, " n"], others: UInt64[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
     """For every hash the place of the nearest of the others, the first of several, and how many bits it is away.
 
     Returns:

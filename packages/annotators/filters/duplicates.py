@@ -16,6 +16,7 @@ from scenewright.layout import Sample, Verdict
 from scenewright.perceptual_hashes import first_like, phash
 from scenewright.protocols import Dataset
 
+
 class Duplicates:
     """Keeps the first of every group of near-duplicates.
 

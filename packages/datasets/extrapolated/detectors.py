@@ -61,8 +61,8 @@ class ClusterDetector:
     ) -> None:
         if images_per_cluster < 1 or not 1 <= least <= most or minibatch_from < 1 or not 0 <= seed < 2**32:
             raise ValueError(
-                "images_per_cluster, least and minibatch_from must be at least 1, most at least least, seed in [0, 2³²), "
-                f"got {images_per_cluster}, {least}, {minibatch_from}, {most}, {seed}"
+                "images_per_cluster, least and minibatch_from must be at least 1, most at least least, seed in "
+                f"[0, 2³²), got {images_per_cluster}, {least}, {minibatch_from}, {most}, {seed}"
             )
         if not 0 <= percentile <= 100:
             raise ValueError(f"percentile must be in [0, 100], got {percentile}")
@@ -79,9 +79,7 @@ class ClusterDetector:
             raise ValueError("no keyword has two originals, so that nothing tells how far apart images of one are")
         return float(np.percentile(distances.numpy(), self.percentile))
 
-    def cluster(
-        self, images: Float[Tensor, "n d"], originals: Float[Tensor, "m d"], threshold: float
-    ) -> Clusters:
+    def cluster(self, images: Float[Tensor, "n d"], originals: Float[Tensor, "m d"], threshold: float) -> Clusters:
         """Cluster one keyword's images. Features are of length 1."""
         k = min(self.count(len(images)), len(np.unique(images.numpy(), axis=0)))
         labels, centroids = self._fit(images.numpy(), k)

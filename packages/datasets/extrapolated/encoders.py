@@ -116,7 +116,9 @@ class HistogramFeatures:
         level = (pixels * (self.bins / 256)).long().clamp(max=self.bins - 1)
         code = (level[0] * self.bins + level[1]) * self.bins + level[2]
         half = self.side // 2
-        quarters = [code[y, x].flatten() for y in (slice(half), slice(half, None)) for x in (slice(half), slice(half, None))]
+        quarters = [
+            code[y, x].flatten() for y in (slice(half), slice(half, None)) for x in (slice(half), slice(half, None))
+        ]
         shares = torch.stack([torch.bincount(x, minlength=self.bins**3) / len(x) for x in quarters])
         return normalize(shares.float().sqrt().flatten(), dim=0)
 

@@ -101,9 +101,7 @@ class LinearExtrapolation:
     ) -> Solved:
         return extrapolate(images, originals.features[places], originals.texts[places], self.ridge, valid)
 
-    def _note(
-        self, decision: Decision, solved: Solved, row: int, places: Sequence[int], originals: Originals
-    ) -> None:
+    def _note(self, decision: Decision, solved: Solved, row: int, places: Sequence[int], originals: Originals) -> None:
         decision.neighbours = [originals.keys[i] for i in places]
         if solved.singular[row]:
             decision.reject("singular", f"its {len(places)} nearest originals depend on each other; a ridge would do")
@@ -113,12 +111,14 @@ class LinearExtrapolation:
 
     def _drop_worst(self, decisions: Sequence[Decision]) -> float | None:
         """Leave out those with the largest residuals; the largest that is kept, or None where none is."""
-        found = [(x.residual, -i, x) for i, x in enumerate(decisions) if x.residual is not None]
+        found = [(x.residual, i, x) for i, x in enumerate(decisions) if x.residual is not None]
         found.sort(key=lambda x: x[:2])
         count = len(found) - int(len(found) * self.drop_worst)
         if not count:
             return None
         threshold = found[count - 1][0]
         for residual, _, decision in found[count:]:
-            decision.reject("residual", f"residual {residual:.3f}, more than {threshold:.3f}", residual)
+            decision.reject(
+                "residual", f"its residual, {residual:.3f}, is one of the {self.drop_worst:.0%} largest", residual
+            )
         return threshold

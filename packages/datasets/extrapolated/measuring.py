@@ -163,7 +163,9 @@ class FileGauge:
 
     def _checked(self, features: Tensor, count: int) -> Tensor:
         if features.ndim != 2 or len(features) != count:
-            raise ValueError(f"the encoder must give one feature for each of {count} images, got {tuple(features.shape)}")
+            raise ValueError(
+                f"the encoder must give one feature for each of {count} images, got {tuple(features.shape)}"
+            )
         self._check(features.shape[1])
         if not features.isfinite().all():
             raise ValueError("the encoder gave features that are not finite")

@@ -69,7 +69,9 @@ def read_originals(
         ValueError: no image can be used: none can be read, has a keyword and has a caption.
     """
     said: list[tuple[str, list[str]]] = []
-    measured = gauge.measure(dataset, look=lambda sample: said.append((keyword_of(sample, keyword), captions_of(sample))))
+    measured = gauge.measure(
+        dataset, look=lambda sample: said.append((keyword_of(sample, keyword), captions_of(sample)))
+    )
     left_out: Counter[str] = Counter()
     files: dict[str, tuple[int, str, list[str]]] = {}
     spelled: dict[str, str] = {}

@@ -92,13 +92,11 @@ class Pool:
     """Retrieved images.
 
     Attributes:
-        dataset: that has them.
-        places: of the images in the dataset, ascending.
+        places: of the images in the retrieval's dataset, ascending.
         keywords: what each was found by; empty where that is not known.
         notes: for the summary: what was asked for, what came.
     """
 
-    dataset: RangedDataset
     places: list[int]
     keywords: list[str]
     notes: dict[str, Any] = field(default_factory=dict)
@@ -107,6 +105,11 @@ class Pool:
 @runtime_checkable
 class Retrieval(Protocol):
     """Finds images by keyword, without a network."""
+
+    @property
+    def dataset(self) -> RangedDataset:
+        """That it finds them in."""
+        ...
 
     @property
     def fingerprint(self) -> str:

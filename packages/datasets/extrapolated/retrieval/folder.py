@@ -28,4 +28,4 @@ class Folder:
     def retrieve(self, queries: Sequence[Query], gauge: Gauge) -> Pool:
         """The whole dataset, whatever the queries are; images without a keyword too, so that they are counted."""
         keywords = [keyword_of(sample, self.keyword) for sample in self.dataset]
-        return Pool(self.dataset, list(range(len(keywords))), keywords, {"images": len(keywords)})
+        return Pool(list(range(len(keywords))), keywords, {"images": len(keywords)})

@@ -76,8 +76,12 @@ class Index:
                 if cosine > best.get(readable[place], (-np.inf, ""))[0]:
                     best[readable[place]] = cosine, query.keyword
         chosen = sorted(best)
-        notes = {"searched": len(measured.keys), "unreadable": len(measured.keys) - len(readable), "images": len(chosen)}
-        return Pool(self.dataset, chosen, [best[i][1] for i in chosen], notes)
+        notes = {
+            "searched": len(measured.keys),
+            "unreadable": len(measured.keys) - len(readable),
+            "images": len(chosen),
+        }
+        return Pool(chosen, [best[i][1] for i in chosen], notes)
 
     def _asked(self, queries: Sequence[Query], gauge: Gauge) -> Float[Tensor, "q d"]:
         if self.query == "images":
@@ -108,7 +112,9 @@ def search(
     try:
         import faiss
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("faiss is not installed: pip install 'scenewright[faiss]', or backend=torch") from None
+        raise ModuleNotFoundError(
+            "faiss is not installed: pip install 'scenewright[faiss]', or backend=torch"
+        ) from None
     index = faiss.IndexFlatIP(features.shape[1])
     index.add(features.contiguous().numpy())
     cosines, places = index.search(queries.contiguous().numpy(), min(k, len(features)))

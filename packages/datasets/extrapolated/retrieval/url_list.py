@@ -6,6 +6,7 @@ import csv
 import io
 import shlex
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from scenewright.datasets.extrapolated.keywords import keyword_of, same, spoken
@@ -40,7 +41,7 @@ class URLList:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_of(["url_list", read_bytes(self.urls), self._dataset().fingerprint])
+        return fingerprint_of(["url_list", read_bytes(self.urls), self.dataset.fingerprint])
 
     @property
     def command(self) -> str:
@@ -61,17 +62,18 @@ class URLList:
     def retrieve(self, queries: Sequence[Query], gauge: Gauge) -> Pool:
         """All that was downloaded; the notes say how much of the list that is, by keyword."""
         listed = read_url_list(self.urls)
-        dataset = self._dataset()
-        keywords = [keyword_of(sample, "keyword") for sample in dataset]
+        keywords = [keyword_of(sample, "keyword") for sample in self.dataset]
         asked: dict[str, int] = {}
         for keyword, _ in listed:
             asked[same(keyword)] = asked.get(same(keyword), 0) + 1
         came = [same(x) for x in keywords]
         missing = sorted(x for x in asked if x not in set(came))
         notes = {"urls": len(listed), "images": len(keywords), "keywords without any image": missing}
-        return Pool(dataset, list(range(len(keywords))), keywords, notes)
+        return Pool(list(range(len(keywords))), keywords, notes)
 
-    def _dataset(self) -> Img2dataset:
+    @cached_property
+    def dataset(self) -> Img2dataset:
+        """What was downloaded."""
         dataset = Img2dataset(join(self.shards, "*.tar"))
         try:
             len(dataset)
