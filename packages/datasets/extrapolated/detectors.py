@@ -55,7 +55,7 @@ class ClusterDetector:
         images_per_cluster: int = 50,
         least: int = 2,
         most: int = 20,
-        percentile: float = 95.0,
+        percentile: float | int = 95.0,
         minibatch_from: int = 10_000,
         seed: int = 0,
     ) -> None:
@@ -98,7 +98,7 @@ class ClusterDetector:
         return fitted.labels_, fitted.cluster_centers_
 
 
-def leave_one_out(originals: Float[Tensor, "m d"]) -> Float[Tensor, " m"]:
+def leave_one_out(originals: Float[Tensor, "m d"]) -> Float[Tensor, " _k"]:
     """``1 - cos`` of each original and the mean of the others; none where there is one only."""
     if len(originals) < 2:
         return originals.new_zeros(0)
@@ -129,8 +129,8 @@ class ClassAgreement:
 
     def __init__(
         self,
-        min_probability: float = 0.0,
-        strength: float = 1.0,
+        min_probability: float | int = 0.0,
+        strength: float | int = 1.0,
         folds: int = 5,
         max_iterations: int = 1000,
         seed: int = 0,

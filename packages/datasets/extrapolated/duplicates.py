@@ -25,7 +25,7 @@ class NearDuplicates:
         ValueError: a setting is out of its range.
     """
 
-    def __init__(self, distance: int = 4, cosine: float | None = 0.97) -> None:
+    def __init__(self, distance: int = 4, cosine: float | int | None = 0.97) -> None:
         if not 0 <= distance <= 64 or not (cosine is None or 0 < cosine <= 1):
             raise ValueError(f"distance must be in [0, 64] and cosine in (0, 1], got {distance} and {cosine}")
         self.distance, self.cosine = distance, cosine

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from scenewright.checkpoints import Checkpoint
 from scenewright.layout import Image
 
 
+@runtime_checkable
 class ImageText(Protocol):
     """Two towers on one sphere: pictures and texts."""
 

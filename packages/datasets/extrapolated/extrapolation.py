@@ -35,9 +35,9 @@ class LinearExtrapolation:
         self,
         neighbours: int = 6,
         among: str = "all",
-        ridge: float = 1e-3,
+        ridge: float | int = 1e-3,
         rescale: bool = False,
-        drop_worst: float = 0.05,
+        drop_worst: float | int = 0.05,
         batch_size: int = 4096,
     ) -> None:
         if neighbours < 1 or batch_size < 1 or not ridge >= 0 or not 0 <= drop_worst < 1:

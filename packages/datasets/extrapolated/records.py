@@ -66,6 +66,7 @@ class Measured:
     problems: list[str]
 
 
+@runtime_checkable
 class Gauge(Protocol):
     """Measures a dataset's images; what was measured once is not measured again."""
 

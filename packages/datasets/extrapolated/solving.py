@@ -37,7 +37,7 @@ def extrapolate(
     images: Float[Tensor, "b d"],
     neighbours: Float[Tensor, "b k e"],
     texts: Float[Tensor, "b k c"],
-    ridge: float = 1e-3,
+    ridge: float | int = 1e-3,
     valid: Bool[Tensor, "b k"] | None = None,
 ) -> Solved:
     """Solve ``w = (F'F + λ)⁻¹ F'f`` and return ``s = S w``, for a batch of images, by Cholesky in float64.

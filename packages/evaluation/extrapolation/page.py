@@ -28,7 +28,7 @@ STAGES = {
     "class": "looks like another class",
     "singular": "no one solution",
     "residual": "badly explained by its neighbours",
-    "kept": "kept",
+    "kept": "with a text feature",
 }
 
 _BINS = 30
@@ -114,7 +114,7 @@ def write_extrapolation(
         stages=[(x, STAGES[x], summary["stages"].get(x, 0)) for x in STAGES],
         accuracy=(summary["agreement"] or {}).get("accuracy"),
         keywords=keywords,
-        all_keywords=len(summary["keywords"]),
+        all_keywords=sum(x["originals"] > 0 for x in summary["keywords"].values()),
         bars=_bars(rows),
         threshold=summary["extrapolation"]["residual threshold"],
         reasons=reasons,
@@ -165,7 +165,7 @@ def _keyword(
     return Keyword(
         name=name,
         originals=about["originals"],
-        found=sum(about["stages"].values()),
+        found=found,
         kept=about["stages"].get("kept", 0),
         threshold=about["threshold"],
         stages=tuple((x, n) for x, n in about["stages"].items() if x != "kept"),

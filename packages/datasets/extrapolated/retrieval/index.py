@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -110,7 +111,7 @@ def search(
     if backend == "torch" or (backend == "auto" and find_spec("faiss") is None) or not len(features):
         return nearest(queries, features, k)
     try:
-        import faiss
+        faiss = import_module("faiss")
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "faiss is not installed: pip install 'scenewright[faiss]', or backend=torch"
