@@ -111,7 +111,8 @@ class HistogramFeatures:
 
     def _small(self, image: Image) -> Float[Tensor, "3 side side"]:
         pixels = image[None].float().cpu()
-        return interpolate(pixels, (self.side, self.side), mode="bilinear", antialias=True)[0].clamp(0, 255)
+        small = interpolate(pixels, (self.side, self.side), mode="bilinear", antialias=True)[0]
+        return small.round().clamp(0, 255)  # or what is flat would have the edges of rounding errors
 
     def _colours(self, pixels: Float[Tensor, "3 side side"]) -> Float[Tensor, " d"]:
         level = (pixels * (self.bins / 256)).long().clamp(max=self.bins - 1)

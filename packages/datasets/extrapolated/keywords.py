@@ -25,8 +25,8 @@ def keyword_of(sample: Sample, field: str) -> str:
 
 
 def spoken(name: str) -> str:
-    """A folder's or column's name as a keyword: no number before it, spaces for underscores."""
-    return " ".join(re.sub(r"^\d+[._ -]+(?=\D)", "", name.strip()).replace("_", " ").split())
+    """A folder's or column's name as a keyword: no "001." or "07_" before it, spaces for underscores."""
+    return " ".join(re.sub(r"^(\d+\.|0\d*[_ -])(?=\D)", "", name.strip()).replace("_", " ").split())
 
 
 def same(keyword: str) -> str:

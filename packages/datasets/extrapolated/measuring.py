@@ -33,17 +33,21 @@ class FeatureStore:
     ``FOLDER/ENCODER/….npz``, each some hundred images. Several processes may share a folder: files appear whole.
 
     Args:
-        folder: made when something is kept.
+        folder: read now; made when something is kept.
         fingerprint: of the encoder.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder / digest_of(fingerprint)
-        self._known: dict[str, tuple[np.ndarray, int]] | None = None
+        self._known: dict[str, tuple[np.ndarray, int]] = {}
+        for path in sorted(self.folder.glob("*.npz")):
+            with np.load(path, allow_pickle=False) as stored:
+                columns = stored["digests"].tolist(), stored["features"], stored["hashes"].tolist()
+            self._known.update((digest, (row, value)) for digest, row, value in zip(*columns, strict=True))
 
     def get(self, digest: str) -> tuple[np.ndarray, int] | None:
         """The ``(d,)`` float32 feature and the hash of a file, if they are known."""
-        return self._entries.get(digest)
+        return self._known.get(digest)
 
     def put(self, digests: Sequence[str], features: np.ndarray, hashes: Sequence[int]) -> None:
         """Keep those of some files."""
@@ -55,17 +59,7 @@ class FeatureStore:
         with open(part, "wb") as file:
             np.savez(file, digests=np.array(digests), features=features, hashes=np.array(hashes, np.uint64))
         os.replace(part, path)
-        self._entries.update(zip(digests, zip(features, hashes, strict=True), strict=True))
-
-    @property
-    def _entries(self) -> dict[str, tuple[np.ndarray, int]]:
-        if self._known is None:
-            self._known = {}
-            for path in sorted(self.folder.glob("*.npz")):
-                with np.load(path, allow_pickle=False) as stored:
-                    columns = stored["digests"].tolist(), stored["features"], stored["hashes"].tolist()
-                self._known.update((digest, (row, value)) for digest, row, value in zip(*columns, strict=True))
-        return self._known
+        self._known.update(zip(digests, zip(features, hashes, strict=True), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +106,7 @@ class FileGauge:
             places: of the samples; ascending; None: all of them.
             look: is shown each sample.
         """
+        store = self._store  # read before threads ask for it
         found: list[_Read] = []
         rows: list[np.ndarray | None] = []
         hashes: list[int] = []
@@ -123,7 +118,7 @@ class FileGauge:
                 reads = list(pool.map(self._read, some))
                 self._encode(reads)
                 for read in reads:
-                    row, value = (None, 0) if read.problem else self._store.get(read.digest) or (None, 0)
+                    row, value = (None, 0) if read.problem else store.get(read.digest) or (None, 0)
                     if row is not None:
                         self._check(len(row))
                     found.append(_Read(read.key, read.digest, problem=read.problem))

@@ -150,9 +150,8 @@ def _keyword(
     thumbnails: _Thumbnails,
     each: int,
 ) -> Keyword:
-    judged = about["clusters"] or [
-        {"cluster": -1, "size": sum(about["stages"].values()), "distance": None, "kept": None}
-    ]
+    found = sum(about["stages"].values())
+    judged = about["clusters"] or [{"cluster": -1, "size": found, "distance": None, "kept": None}]
     clusters = [
         Cluster(
             size=x["size"],

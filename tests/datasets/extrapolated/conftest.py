@@ -22,7 +22,7 @@ from scenewright.datasets.image_folder import ImageFolder
 COLOURS = {"red bird": (200, 30, 30), "green bird": (30, 170, 40), "blue bird": (30, 40, 200)}
 
 
-def bird(path: Path, colour: tuple[int, int, int], seed: int, side: int = 48) -> Path:
+def _bird(path: Path, colour: tuple[int, int, int], seed: int, side: int = 48) -> Path:
     """A disc of a colour on grey, somewhere, with noise."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side]
@@ -75,27 +75,46 @@ class Colours:
 
 
 @pytest.fixture
+def bird() -> Callable[..., Path]:
+    """``bird(path, colour, seed)``: writes a picture of one."""
+    return _bird
+
+
+@pytest.fixture
+def page() -> Callable[..., Path]:
+    """``page(path, seed)``: writes a picture of text."""
+    return _page
+
+
+@pytest.fixture
+def colours() -> Colours:
+    """An image encoder that knows texts, too."""
+    return Colours()
+
+
+@pytest.fixture
 def photos(tmp_path) -> Path:
     """``birds``: 8 captioned originals of each class. ``web``: for each keyword 12 of it, and 6 pictures of text."""
     for number, (name, colour) in enumerate(COLOURS.items()):
         for i in range(8):
-            path = bird(
+            path = _bird(
                 tmp_path / "birds" / f"00{number}.{name.replace(' ', '_')}" / f"{i}.png", colour, 100 * number + i
             )
             path.with_suffix(".txt").write_text(f"a {name}\nbird number {i}\n")
         for i in range(12):
-            bird(tmp_path / "web" / name / f"{i:02d}.png", colour, 1000 + 100 * number + i)
+            _bird(tmp_path / "web" / name / f"{i:02d}.png", colour, 1000 + 100 * number + i)
         for i in range(6):
-            page(tmp_path / "web" / name / f"page{i}.png", 10 * number + i)
+            _page(tmp_path / "web" / name / f"page{i}.png", 10 * number + i)
     return tmp_path
 
 
-def page(path: Path, seed: int) -> Path:
+def _page(path: Path, seed: int) -> Path:
     """White, with black lines: what search engines find beside birds."""
     random = np.random.default_rng(seed)
     pixels = np.full((48, 48, 3), 250, np.uint8)
     pixels[4:44:5, 3 : random.integers(35, 45)] = 10
     pixels[:, : random.integers(2, 6)] = 240
+    pixels[0, 0] = random.integers(0, 255, 3)
     path.parent.mkdir(parents=True, exist_ok=True)
     PILImage.fromarray(pixels).save(path)
     return path
@@ -114,8 +133,9 @@ def extrapolated(photos) -> Callable[..., Extrapolated]:
             "work": str(photos / "work"),
             "extrapolation": LinearExtrapolation(neighbours=4, among="class"),
             "clusters": ClusterDetector(),
-            "agreement": ClassAgreement(),
+            "agreement": ClassAgreement(folds=2),
             "duplicates": NearDuplicates(cosine=0.999),
+            "examples": 0,
         }
         return Extrapolated(**{**given, **settings})
 
