@@ -24,10 +24,14 @@ from scenewright.entrypoints.run_record import RunRecord, write_whole
 from scenewright.evaluation.contact_sheet import boxed, contact_sheet, picture, plate
 from scenewright.layout import Image, Sample, decode
 from scenewright.layout_models.checkpoint import FOLDER, load_trained, newest, read_weights
+from scenewright.layout_models.drawing import draw
 from scenewright.protocols import RangedDataset
 
 #: Settings that leave each image as it is.
-_FREE = ("output_dir", "images_per_layout", "batch_size", "limit", "contact_sheet", "overwrite", "layouts")
+_FREE = (
+    *("output_dir", "images_per_layout", "images_in_all", "batch_size", "limit", "contact_sheet"),
+    *("overwrite", "layouts"),
+)
 
 #: Warnings that are printed at the end of a run; images.jsonl has all.
 _SHOWN = 10
@@ -52,6 +56,45 @@ class Wanted:
         return self.path.with_name(f"{self.path.stem}-overlay.png")
 
 
+@dataclass(frozen=True)
+class Share:
+    """How many images each layout gets.
+
+    Attributes:
+        layouts: how many of the dataset's, the first ones; None: all, of a dataset that does not know how many.
+        each: images of every layout.
+        more: so many of the first layouts get one more.
+    """
+
+    layouts: int | None
+    each: int
+    more: int = 0
+
+    @classmethod
+    def of(cls, cfg: DictConfig, dataset: Any) -> "Share":
+        """As ``limit``, ``images_per_layout`` and ``images_in_all`` say; the latter is spread evenly.
+
+        Raises:
+            ValueError: ``images_in_all`` of a dataset whose length is not known, or of none.
+        """
+        known = len(dataset) if isinstance(dataset, RangedDataset) else None
+        layouts = cfg.limit if known is None else min(known, cfg.limit or known)
+        if cfg.images_in_all is None:
+            return cls(layouts, cfg.images_per_layout)
+        if not known or not layouts:
+            raise ValueError(f"images_in_all={cfg.images_in_all} needs a dataset with a length, of one layout at least")
+        return cls(min(layouts, cfg.images_in_all), *divmod(cfg.images_in_all, layouts))
+
+    @property
+    def most(self) -> int:
+        """Of one layout."""
+        return self.each + bool(self.more)
+
+    def images_of(self, place: int) -> int:
+        """How many images the layout at this place has."""
+        return self.each + (place < self.more)
+
+
 class DrawingRun:
     """A run as a configuration describes it: ``conf/generate.yaml`` with its overrides."""
 
@@ -61,7 +104,7 @@ class DrawingRun:
         self.process = Accelerator()
         self.folder = Path(cfg.output_dir)
         self.dataset = instantiate(cfg.dataset, _convert_="all")
-        self.length = self._length()
+        self.share = Share.of(cfg, self.dataset)
         self.record = self._record()
         if not cfg.overwrite:
             self.record.check()
@@ -147,16 +190,18 @@ class DrawingRun:
 
     def _mine(self) -> Iterator[Wanted]:
         """This process's images."""
-        for number, sample in enumerate(self._samples()):
+        for number, (place, sample) in enumerate(self._samples()):
             if number % self.process.num_processes == self.process.process_index:
-                yield from self._wanted(sample)
+                yield from self._wanted(sample, place)
 
     def _draw(self, some: Sequence[Wanted], size: tuple[int, int], progress: "tqdm[Any]") -> None:
         height, width = size
-        images = self.model.sample(
+        images = draw(
+            self.model,
             [x.sample.caption for x in some],
             [x.sample.layout.to(self.process.device) for x in some],
             [x.seed for x in some],
+            [x.sample.text_feature for x in some],
             height=height,
             width=width,
         ).cpu()
@@ -170,11 +215,13 @@ class DrawingRun:
             self.drawn += 1
             progress.update()
 
-    def _samples(self) -> Iterator[Sample]:
-        return (x for x in islice(self.dataset, self.cfg.limit) if not x.error and not x.rejected)
+    def _samples(self) -> Iterator[tuple[int, Sample]]:
+        """What can be drawn, with its place in the dataset."""
+        every = enumerate(islice(self.dataset, self.share.layouts))
+        return ((place, x) for place, x in every if not x.error and not x.rejected)
 
-    def _wanted(self, sample: Sample) -> Iterator[Wanted]:
-        for index in range(self.cfg.images_per_layout):
+    def _wanted(self, sample: Sample, place: int) -> Iterator[Wanted]:
+        for index in range(self.share.images_of(place)):
             path = self.folder / f"{file_stem(sample.key)}-{index}.png"
             yield Wanted(sample, path, visit_seed(self.cfg.seed, index, sample.key))
 
@@ -195,20 +242,15 @@ class DrawingRun:
     def _listed(self, warnings: list[str]) -> list[Wanted]:
         """All images, with ``images.jsonl`` written of them; what there is to warn of comes into ``warnings``."""
         found, lines = [], []
-        for sample in islice(self.dataset, self.cfg.limit):
+        for place, sample in enumerate(islice(self.dataset, self.share.layouts)):
             why = sample.error or sample.rejected
             warnings += [f"{sample.key}: {x}" for x in ([f"left out: {why}"] if why else sample.warnings)]
-            for wanted in [] if why else self._wanted(sample):
+            for wanted in [] if why else self._wanted(sample, place):
                 found.append(wanted)
                 lines.append(json.dumps(described(wanted), ensure_ascii=False) + "\n")
         if found:
             write_whole(self.folder / "images.jsonl", "".join(lines).encode(errors="surrogateescape"))
         return found
-
-    def _length(self) -> int | None:
-        if not isinstance(self.dataset, RangedDataset):
-            return None
-        return len(self.dataset) if self.cfg.limit is None else min(self.cfg.limit, len(self.dataset))
 
     def _record(self) -> RunRecord:
         config = OmegaConf.to_container(self.cfg, resolve=True)
@@ -223,8 +265,9 @@ class DrawingRun:
 
     def _progress(self) -> "tqdm[Any]":
         """A bar over this process's images."""
-        mine, each = self.process.num_processes, self.cfg.images_per_layout
-        total = None if self.length is None else -(-(self.length - self.process.process_index) // mine) * each
+        rank, step = self.process.process_index, self.process.num_processes
+        known = self.share.layouts if isinstance(self.dataset, RangedDataset) else None
+        total = None if known is None else sum(map(self.share.images_of, range(rank, known, step)))
         return progress_bar(self.process, "image", smoothing=0.1, total=total)
 
 
@@ -237,7 +280,7 @@ def check_settings(cfg: DictConfig) -> None:
     for name, bound in {"images_per_layout": 1, "batch_size": 1, "contact_sheet": 0, "seed": 0}.items():
         if not isinstance(cfg[name], int) or cfg[name] < bound:
             raise ValueError(f"{name} must be a whole number, at least {bound}, got {cfg[name]}")
-    for name in ("limit", "height", "width"):
+    for name in ("limit", "images_in_all", "height", "width"):
         if cfg[name] is not None and (not isinstance(cfg[name], int) or cfg[name] < 1):
             raise ValueError(f"{name} must be a whole number, at least 1, or null, got {cfg[name]}")
     if (cfg.height is None) != (cfg.width is None):

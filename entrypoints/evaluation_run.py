@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from scenewright.annotators.provenance import describe, package_versions
 from scenewright.checkpoints import check
 from scenewright.entrypoints.command import progress_bar
-from scenewright.entrypoints.drawing_run import DrawingRun, check_settings, files_of
+from scenewright.entrypoints.drawing_run import DrawingRun, Share, check_settings, files_of
 from scenewright.entrypoints.judged_images import JudgedImages
 from scenewright.entrypoints.run_record import write_whole
 from scenewright.entrypoints.sweep import run_folder
@@ -42,7 +42,7 @@ _SHOWN = 10
 #: What has its place in the settings of the drawn images, as generate.py knows them.
 _DRAWING = (
     *("dataset", "layout_model", "layouts", "checkpoint", "ema", "height", "width"),
-    *("images_per_layout", "seed", "batch_size", "limit", "contact_sheet", "overwrite"),
+    *("images_per_layout", "images_in_all", "seed", "batch_size", "limit", "contact_sheet", "overwrite"),
 )
 
 
@@ -66,6 +66,7 @@ class EvaluationRun:
         self.places: dict[str, int] = {}
         self.folder = run_folder(cfg.output_dir)
         self.dataset = instantiate(cfg.dataset, _convert_="all")
+        self.share = Share.of(cfg, self.dataset)
         self.metrics = {str(name): instantiate(node, _convert_="all") for name, node in cfg.metric.items()}
         check({f"metric.{name}": metric for name, metric in self.metrics.items()})
         self.missing: dict[str, tuple[str, int]] = {}
@@ -86,7 +87,7 @@ class EvaluationRun:
     def judge(self) -> None:
         """Judge this process's images, those whose scores are not there yet."""
         assert self._pictures  # a folder that is not there is said before anything is judged
-        with progress_bar(self.process, "layout", total=self._share()) as progress:
+        with progress_bar(self.process, "layout", total=self._mine_in_all()) as progress:
             for placed in self._mine():
                 self._judge(placed)
                 progress.update(len(placed))
@@ -101,7 +102,7 @@ class EvaluationRun:
         layouts = sorted(gather_object(self.layouts))
         if not layouts:
             raise ValueError(f"the dataset {type(self.dataset).__name__} has no layouts: there is nothing to judge")
-        expected = len(layouts) * self.cfg.images_per_layout
+        expected = sum(self.share.images_of(place) for _, place, _ in layouts)
         if len(missing) == expected:
             raise ValueError(f"none of {expected} images is there: {_listed(missing)}")
         self.places = {key: place for key, place, _ in layouts}
@@ -118,7 +119,9 @@ class EvaluationRun:
         }
         document["coverage"]["missing"] = {key: why for key, (why, _) in missing.items()}
         for name, metric in self.metrics.items():
-            shared = {"metric": name, "fingerprint": {"metric": self._fingerprints[name], "layouts": known}}
+            counted = {"images": expected - len(missing)} if getattr(metric, "biased_by_count", False) else {}
+            fingerprint = {"metric": self._fingerprints[name], "layouts": {**known, **counted}}
+            shared = {"metric": name, "fingerprint": fingerprint}
             for number, entry in self._numbers(name, metric, lost, expected - len(missing)).items():
                 better = None if number in getattr(metric, "undirected", ()) else metric.higher_is_better
                 document["metrics"][full_name(name, number)] = {**entry, "higher_is_better": better, **shared}
@@ -137,12 +140,12 @@ class EvaluationRun:
         found: list[Judged] = []
         for place, sample in placed:
             self.layouts.append((sample.key, place, _about(sample)))
-            for index in range(self.cfg.images_per_layout):
+            for index in range(self.share.images_of(place)):
                 try:
                     image, digest = self._pictures.read(sample, index)
                     found.append(Judged(sample, index, image.to(self.process.device), digest))
                 except (OSError, ValueError) as error:
-                    name = sample.key if self.cfg.images_per_layout == 1 else f"{sample.key}-{index}"
+                    name = sample.key if self.share.most == 1 else f"{sample.key}-{index}"
                     self.missing[name] = (str(error), len(sample.layout))
         if not found:
             return
@@ -254,7 +257,7 @@ class EvaluationRun:
     @cached_property
     def _pictures(self) -> JudgedImages:
         images = self.folder / "images" if self.cfg.images is None else self.cfg.images
-        return JudgedImages(images, self.cfg.images_per_layout)
+        return JudgedImages(images, self.share.most)
 
     @cached_property
     def _fingerprints(self) -> dict[str, Any]:
@@ -267,12 +270,17 @@ class EvaluationRun:
     def _made_by(self) -> dict[str, Any]:
         """What the images depend on."""
         if self.cfg.images is not None:
-            return {"images": str(self.cfg.images), "images_per_layout": self.cfg.images_per_layout}
+            return {"images": str(self.cfg.images), **self._counts}
         model = OmegaConf.to_container(self.cfg.layout_model, resolve=True)
         given = {"checkpoint": self.cfg.checkpoint, **{x: self.cfg.layout_model.get(x) for x in ("adapter", "weights")}}
         files = {name: files_of(Path(x).expanduser()) for name, x in given.items() if x and Path(x).exists()}
-        names = ("checkpoint", "ema", "seed", "images_per_layout", "height", "width")
-        return {"layout_model": model, "files": files, **{name: self.cfg[name] for name in names}}
+        names = ("checkpoint", "ema", "seed", "height", "width")
+        return {"layout_model": model, "files": files, **{name: self.cfg[name] for name in names}, **self._counts}
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        names = ("images_per_layout", "images_in_all")
+        return {name: self.cfg[name] for name in names if self.cfg[name] is not None}
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -287,31 +295,26 @@ class EvaluationRun:
         for name, value in self._made_by["layout_model"].items():
             if not name.startswith("_") and not isinstance(value, (dict, list)):
                 flat[f"layout_model.{name}"] = value
-        names = ("checkpoint", "ema", "seed", "images_per_layout", "height", "width")
-        return {**flat, **{name: self.cfg[name] for name in names}}
+        names = ("checkpoint", "ema", "seed", "height", "width")
+        return {**flat, **{name: self.cfg[name] for name in names}, **self._counts}
 
     def _mine(self) -> Iterator[Sequence[tuple[int, Sample]]]:
         """This process's samples with their places, in groups that are the same for any number of processes."""
-        step = max(1, _TOGETHER // self.cfg.images_per_layout)
+        step = max(1, _TOGETHER // self.share.most)
         rank, size = self.process.process_index, self.process.num_processes
         if isinstance(self.dataset, RangedDataset):
-            length = self._length() or 0
+            length = self.share.layouts or 0
             starts = range(rank * step, length, size * step)
             groups = (enumerate(self.dataset.read(x, min(x + step, length)), x) for x in starts)
         else:
-            groups = islice(chunked(enumerate(islice(self.dataset, self.cfg.limit)), step), rank, None, size)
+            groups = islice(chunked(enumerate(islice(self.dataset, self.share.layouts)), step), rank, None, size)
         for some in groups:
             yield [(place, sample) for place, sample in some if not sample.rejected]
 
-    def _share(self) -> int | None:
+    def _mine_in_all(self) -> int | None:
         """How many layouts this process judges, about."""
-        length = self._length()
-        return None if length is None else -(-length // self.process.num_processes)
-
-    def _length(self) -> int | None:
-        if not isinstance(self.dataset, RangedDataset):
-            return None
-        return len(self.dataset) if self.cfg.limit is None else min(self.cfg.limit, len(self.dataset))
+        known = self.share.layouts if isinstance(self.dataset, RangedDataset) else None
+        return None if known is None else -(-known // self.process.num_processes)
 
 
 def check_judging(cfg: DictConfig) -> None:
@@ -349,6 +352,8 @@ def _about(sample: Sample) -> str:
     if layout.points is not None or layout.scribbles is not None:  # digests of all others stay what they were
         known += [repr(None if layout.points is None else layout.points.tolist())]
         known += [None if layout.scribbles is None else [x.tolist() for x in layout.scribbles]]
+    if sample.text_feature is not None:
+        known += [sample.text_feature.tolist()]
     return _digest(known)
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import resize
 from scenewright.layout import EncodedImage, Frame, Image, Layout, RunLengths, Sample
 
 CROPS = ("center", "random", "none")
+CAPTIONS = ("first", "random")
 
 #: Words that are wrong in a mirror.
 _SIDES = re.compile(r"\b(left|right)(most|wards?|handed|hand)?\b", re.IGNORECASE)
@@ -50,6 +51,7 @@ class Framing:
         masks: False leaves masks out, which saves their decoding where the model does not look at them.
         buckets: heights and widths to choose from instead of ``height`` and ``width``: the one whose aspect ratio
             is nearest, as a factor, to the picture's (of equal ones the first); None has one size.
+        caption: "first", the sample's own; or "random", one of ``metadata["captions"]``, where there are any.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -65,6 +67,7 @@ class Framing:
     max_objects: int | None = None
     masks: bool = True
     buckets: Sequence[Sequence[int]] | None = None
+    caption: str = "first"
 
     def __post_init__(self) -> None:
         # plain numbers and tuples: framings of equal settings have equal texts, wherever their settings came from
@@ -77,6 +80,8 @@ class Framing:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.crop not in CROPS:
             raise ValueError(f"crop must be one of {', '.join(CROPS)}, got {self.crop!r}")
+        if self.caption not in CAPTIONS:
+            raise ValueError(f"caption must be one of {', '.join(CAPTIONS)}, got {self.caption!r}")
         if self.max_objects is not None and self.max_objects < 0:
             raise ValueError(f"max_objects must be at least 0, or null for all, got {self.max_objects}")
         self._check_scale()
@@ -124,7 +129,8 @@ class Framing:
             OSError: the image cannot be read.
             ValueError: there is none.
         """
-        draws = np.random.default_rng(seed).random(4).tolist()  # all at once: no choice shifts the others
+        draws = np.random.default_rng(seed).random(5).tolist()  # all at once: no choice shifts the others
+        sample = self._said(sample, draws[4])
         height, width = sample.image.shape[1:]
         view = self._view((height, width), draws)
         mirrored = draws[3] < self.flip and (self.flip_sided or not _says_side(sample))
@@ -135,6 +141,13 @@ class Framing:
         image = _show(sample.image, view)
         source = EncodedImage.from_image(image.flip(-1) if mirrored else image, sample.key)
         return replace(sample, source=source, layout=layout, dropped=Layout.empty(), reasons=[]), frame
+
+    def _said(self, sample: Sample, drawn: float) -> Sample:
+        """The sample with the caption that is drawn for it."""
+        captions = sample.metadata.get("captions") if self.caption == "random" else None
+        if not isinstance(captions, (list, tuple)) or not captions:
+            return sample
+        return replace(sample, caption=str(captions[int(drawn * len(captions))]))
 
     def _view(self, size: _Size, draws: Sequence[float]) -> _View:
         """Where the crop lies."""

@@ -15,5 +15,7 @@ class FDDINO(ComparingMetric):
     Source: Stein et al. 2023, arXiv 2306.04675, section 4.
     """
 
+    biased_by_count = True
+
     def summarize(self, records: Sequence[Record]) -> dict[str, float]:
         return {"fd_dino": self.frechet_distance(records)}

@@ -132,7 +132,7 @@ class InceptionV3:
 
     def digest(self) -> str:
         """Of the weights: the same for the same tensors, in whichever file they were."""
-        return _digest(self._network)
+        return digest_of(self._network)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -151,8 +151,8 @@ class InceptionV3:
     def _see(self, images: list[Image]) -> list[Tensor]:
         stack = torch.stack(images)
         if self.resize == "antialias":  # the network's own resize then changes nothing
-            stack = _resized(stack, 299, InterpolationMode.BICUBIC)
-        with _exactly():
+            stack = resized(stack, 299, InterpolationMode.BICUBIC)
+        with exactly():
             return list(torch.cat(self._network.to(stack.device)(stack), 1))
 
     @property
@@ -222,17 +222,17 @@ class DINOv2:
 
     def digest(self) -> str:
         """Of the weights: the same for the same tensors, wherever they came from."""
-        return _digest(self._network)
+        return digest_of(self._network)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
         return [Checkpoint(self.checkpoint, self.revision, ("config.json", "model.safetensors"))]
 
     def _see(self, images: list[Image]) -> list[Tensor]:
-        stack = torch.stack([_resized(x, self.size, InterpolationMode(self.resize)) for x in images])
+        stack = torch.stack([resized(x, self.size, InterpolationMode(self.resize)) for x in images])
         network = self._network.to(stack.device)
         pixels = normalize(stack.float() / 255, list(_MEAN), list(_STD)).to(network.dtype)
-        with _exactly():
+        with exactly():
             return list(network(pixel_values=pixels).last_hidden_state[:, 0].float())
 
     @cached_property
@@ -242,16 +242,18 @@ class DINOv2:
         return load_network(Dinov2Model, self.checkpoints[0], dtype=self.dtype)
 
 
-def _resized(images: Image | Images, size: int, filter: InterpolationMode) -> Any:
+def resized(images: Image | Images, size: int, filter: InterpolationMode) -> Any:
+    """Squeezed to a square, with antialiasing."""
     return resize(images, [size, size], interpolation=filter, antialias=True)
 
 
-def _exactly() -> AbstractContextManager[Any]:
+def exactly() -> AbstractContextManager[Any]:
     """On a GPU, convolutions in full float32, by the same algorithm for any batch."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
-def _digest(network: torch.nn.Module) -> str:
+def digest_of(network: torch.nn.Module) -> str:
+    """Of all tensors but counters."""
     every = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         if not name.endswith(_COUNTER):

@@ -16,5 +16,8 @@ class FID(ComparingMetric):
     Source: Heusel et al. 2017, arXiv 1706.08500, equation 6.
     """
 
+    #: Numbers of other counts of images cannot be compared.
+    biased_by_count = True
+
     def summarize(self, records: Sequence[Record]) -> dict[str, float]:
         return {"fid": self.frechet_distance(records)}

@@ -37,6 +37,9 @@ class InceptionScore(RecordingMetric):
     rounds = 50
     undirected = frozenset({"std"})
 
+    #: Numbers of other counts of images cannot be compared.
+    biased_by_count = True
+
     def __init__(self, network: Classifier, splits: int = 10, seed: int = 0) -> None:
         if splits < 1:
             raise ValueError(f"inception_score: splits must be at least 1, got {splits}")

@@ -21,7 +21,7 @@ class TinyRatDiT(RatDiffusion):
         heads: of the attention.
         variant: ``shift`` or ``affine``.
         zero_gates: new layers begin as the identity.
-        weights: a file of the form of published ones; None for new ones, none come along.
+        weights: a file of the form of published ones, or a training run; None for new ones, none come along.
         text_encoder: makes features of 512 values of texts; hashed words if not given.
         null_text: what guidance leads away from.
         caption_drop: share of the images that say ``null_text`` in training.

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from scenewright.layout import Batch, Image
+from scenewright.layout_models.drawing import draw
 from scenewright.layout_models.training import trainable
 
 
@@ -112,7 +113,8 @@ def _draw(network: Any, accelerator: Any, batches: Sequence[Batch]) -> list[Imag
         height, width = batch.images.shape[-2:]
         layouts = [x.to(accelerator.device) for x in batch.layouts]
         with accelerator.autocast():
-            images = network.sample(batch.captions, layouts, batch.seeds, height=height, width=width)
+            words = batch.captions, layouts, batch.seeds, batch.text_features
+            images = draw(network, *words, height=height, width=width)
         if counts:
             drawn.append((number, images.cpu()))
     gathered: list[Any] = drawn if accelerator.num_processes == 1 else gather_object(drawn)

@@ -181,7 +181,7 @@ class RatDiT(RatDiffusion):
         variant: ``shift``, as the released code and weights have it, or ``affine``, as the paper has it.
         zero_gates: new layers begin as the identity; False: as in the released code.
         image_size: in pixels: 256 or 512 as published.
-        weights: a file of the authors' form; None for new ones.
+        weights: a file of the authors' form, or a training run, whose average is taken; None for new ones.
         text_encoder: makes features of 512 values of texts; CLIP's ViT-B/32 if not given.
         vae: the autoencoder, a folder or hub id in diffusers' layout.
         vae_revision: of that.

@@ -1,4 +1,4 @@
-"""Weights in the form in which the authors publish them, read without running code."""
+"""Weights as the authors publish them, or of a training run, read without running code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scenewright.checkpoints import CheckpointError, MissingWeights, read_tensors
+from scenewright.layout_models.checkpoint import read_weights
 from scenewright.layout_models.rat_dit.network import positions
 
 #: Each group of layers stores the one recurrent cell again.
@@ -19,23 +20,21 @@ _COPY = re.compile(r"blocks\.\d+\.(lstm\..+)")
 
 
 def load_published(network: nn.Module, path: str | Path) -> None:
-    """Fill a ``RatTransformer`` from a file.
+    """Fill a ``RatTransformer`` from a file or a training run.
 
     Args:
         network: of the same size, patch and variant.
         path: a ``torch.save`` of ``model``, ``ema``, ``opt`` and ``args``, whose average is taken, or of a table of
-            tensors; or a ``.safetensors`` of such a table.
+            tensors; or a ``.safetensors`` of such a table; or a training run or checkpoint of ours, whose average is
+            taken where there is one.
 
     Raises:
-        MissingWeights: there is no such file.
+        MissingWeights: there is no such file or run.
         CheckpointError: it cannot be read, or holds other code than an ``argparse.Namespace``, which is not run; or
             it is of another network.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise MissingWeights(f"{path} is no file; name one of published weights, or null for new ones")
-    tensors = read_tensors(path, tables=("ema", "model", "state_dict"), safe=(argparse.Namespace,))
-    tensors = without_copies(tensors, path)
+    tensors = without_copies(_read(path), path)
     _check_positions(tensors.pop("pos_embed", None), path)
     own = network.state_dict()
     faults = {
@@ -50,6 +49,17 @@ def load_published(network: nn.Module, path: str | Path) -> None:
             "agree?"
         )
     network.load_state_dict({name: x.float() for name, x in tensors.items()})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors by the network's own names, of whichever form."""
+    if path.is_dir():
+        found = read_weights(path)
+    elif path.is_file():
+        found = read_tensors(path, tables=("ema", "model", "state_dict"), safe=(argparse.Namespace,))
+    else:
+        raise MissingWeights(f"{path} is no file and no training run; name one of weights, or null for new ones")
+    return {name.removeprefix("network."): x for name, x in found.items()}
 
 
 def without_copies(tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
