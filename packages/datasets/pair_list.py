@@ -101,9 +101,7 @@ class PairList:
         if record.error:
             return Sample(key=key, error=record.error)
         where, captions = join(root, record.path), record.captions
-        file = EncodedImage(
-            partial(read_bytes, where), extension(record.path), record.path, max_pixels=self.max_pixels
-        )
+        file = EncodedImage(partial(read_bytes, where), extension(record.path), record.path, max_pixels=self.max_pixels)
         if self.caption == "random" and captions:
             which = int(np.random.default_rng([self.seed, int(digest_of(key), 16)]).integers(len(captions)))
         return Sample(

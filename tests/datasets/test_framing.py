@@ -350,3 +350,31 @@ def test_points_stay_on_the_pixels_they_were_put_on():
 def test_points_do_not_change_where_the_whole_picture_is_seen():
     sample, _ = framed(pointed(0.1, 0.2), crop="none")
     assert sample.layout.points.tolist() == pointed(0.1, 0.2).layout.points.tolist()
+
+
+def test_each_visit_may_say_another_of_the_captions_and_shows_the_same():
+    words = [f"caption {i}" for i in range(4)]
+    sample = scene(metadata={"captions": words})
+    found = [framed(sample, seed, crop="random", flip=0.5, caption="random")[0] for seed in range(400)]
+    counts = Counter(x.caption for x in found)
+    assert set(counts) == set(words) and min(counts.values()) > 70
+    for seed in range(5):
+        plain = framed(sample, seed, crop="random", flip=0.5)[0]
+        assert plain.caption == "things" and torch.equal(plain.image, found[seed].image)
+        assert framed(sample, seed, crop="random", flip=0.5, caption="random")[0].caption == found[seed].caption
+
+
+@pytest.mark.parametrize("metadata", [{}, {"captions": []}, {"captions": "one text"}])
+def test_without_a_list_of_captions_the_samples_own_is_said(metadata):
+    assert framed(scene(metadata=metadata), caption="random")[0].caption == "things"
+
+
+def test_a_drawn_caption_that_says_a_side_is_not_mirrored():
+    sample = scene(metadata={"captions": ["a dog on the left"]})
+    shown = [framed(sample, 0, flip=1, caption=x)[0] for x in ("random", "first")]
+    assert torch.equal(shown[0].image.flip(-1), shown[1].image)
+
+
+def test_an_unknown_choice_of_captions_is_refused():
+    with pytest.raises(ValueError, match="caption must be one of first, random"):
+        framed(caption="all")

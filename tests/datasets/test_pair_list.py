@@ -130,7 +130,9 @@ def test_a_path_that_leads_out_of_the_root_is_an_error_of_its_sample(name, liste
     assert "must be a path below the root" in bad.error and name in bad.error and not good.error
 
 
-@pytest.mark.parametrize("record", ["x", [], ["bird/a.jpg"], [1, ["x"]], ["", ["x"]], ["a.jpg", [1]], ["a.jpg", {"a": 1}]])
+@pytest.mark.parametrize(
+    "record", ["x", [], ["bird/a.jpg"], [1, ["x"]], ["", ["x"]], ["a.jpg", [1]], ["a.jpg", {"a": 1}]]
+)
 def test_a_record_that_is_none_is_counted_with_its_number(record, listed):
     good, bad = PairList(listed([BIRDS[1], record]))
     assert not good.error and bad.error.startswith("record 1 must be [path, [caption, …]]")

@@ -1,6 +1,7 @@
 """Weights in the authors' form: read without running code, one recurrent cell, and of this network."""
 
 import argparse
+import json
 import os
 
 import pytest
@@ -157,3 +158,21 @@ def test_what_is_no_file_of_weights_says_so(content, tmp_path):
         path.write_bytes(content)
     with pytest.raises(CheckpointError if content else MissingWeights, match=r"x\.pt"):
         load_published(network(), path)
+
+
+def test_a_training_run_gives_its_average_and_without_one_its_weights(tmp_path):
+    made, folder = network(5), tmp_path / "run" / "checkpoints" / "step-00000002"
+    folder.mkdir(parents=True)
+    for name, seed in (("weights", 1), ("ema", 0)):
+        tensors = {f"network.{x}": tensor for x, tensor in network(seed).state_dict().items()}
+        save_file(tensors, folder / f"{name}.safetensors")
+    files = {x.name: x.stat().st_size for x in folder.iterdir()}
+    (folder / "checkpoint.json").write_text(json.dumps({"files": files}))
+    for path in (tmp_path / "run", folder, folder / "ema.safetensors"):
+        load_published(made, path)
+        assert same(made, network(0))
+    (folder / "ema.safetensors").unlink()
+    load_published(made, folder)
+    assert same(made, network(1))
+    with pytest.raises(MissingWeights, match="no whole checkpoint"):
+        load_published(made, tmp_path / "run")
