@@ -137,6 +137,15 @@ def test_a_format_names_a_class_that_takes_its_settings(path, config):
     inspect.signature(kind).bind_partial(**{k: None for k in node if not k.startswith("_")})
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "feature_network").glob("*.yaml")), ids=name_of)
+def test_a_feature_network_names_a_class_that_takes_its_settings(path, config):
+    chosen = f"feature_network@metric.fid.network={path.stem}"
+    node = config("eval", "metric=[fid]", chosen, "output_dir=x").metric.fid.network
+    kind = get_object(node._target_)
+    assert node._target_.startswith("scenewright.evaluation.") and hasattr(kind, "features")
+    inspect.signature(kind).bind_partial(**{k: None for k in node if not k.startswith("_")})
+
+
 def test_what_a_recipe_is_called_is_a_format_too():
     for path in (ROOT / "conf" / "experiment").glob("*_data.yaml"):
         assert (ROOT / "conf" / "format" / f"{path.stem.removesuffix('_data')}.yaml").exists(), path.stem
