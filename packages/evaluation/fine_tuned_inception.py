@@ -157,7 +157,7 @@ def _architecture(classes: int, pooling: str) -> torch.nn.Module:
     if pooling == "tensorflow":
         blocks = [getattr(fidelity, "InceptionE_1" if x == "InceptionE" else x) for x in names]
     options = {"aux_logits": False, "transform_input": False, "init_weights": False}
-    network = inception.Inception3(classes, inception_blocks=[*blocks, inception.InceptionAux], **options)
+    network: Any = inception.Inception3(classes, inception_blocks=[*blocks, inception.InceptionAux], **options)
     network.classify = network.fc
     network.fc = torch.nn.Identity()
     return network
