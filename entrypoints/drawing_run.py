@@ -184,8 +184,9 @@ class DrawingRun:
             if not wanted.overlay.exists():
                 write_whole(wanted.overlay, png(large(wanted, decode(wanted.path.read_bytes()))))
             # what was there before says nothing of how long the rest takes
-            progress.initial += 1
-            progress.last_print_n += 1
+            if not progress.disable:  # a bar that is not shown has no such numbers
+                progress.initial += 1
+                progress.last_print_n += 1
             progress.n += 1
 
     def _mine(self) -> Iterator[Wanted]:

@@ -13,6 +13,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image as PILImage
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from scenewright.datasets.layout_file import LayoutFile
 from scenewright.entrypoints.drawing_run import DrawingRun
@@ -122,6 +123,24 @@ def test_images_that_are_there_are_not_made_again(run, tmp_path):
     run("images_per_layout=2")
     assert images(folder) == found and not list(folder.glob(".*"))
     assert {x: (folder / x).stat().st_mtime_ns for x in stays} == stays
+
+
+def test_a_process_that_shows_no_progress_goes_on_too(run, tmp_path, monkeypatch):
+    run("limit=1")
+    before = images(tmp_path / "out")
+    monkeypatch.setattr("scenewright.entrypoints.drawing_run.progress_bar", lambda *_, **__: tqdm(disable=True))
+    run()
+    assert before.items() < images(tmp_path / "out").items()
+
+
+def test_so_many_images_in_all_are_shared_evenly(run, tmp_path):
+    run("images_in_all=5")
+    names = [x for x in images(tmp_path / "out") if "overlay" not in x]
+    assert len(names) == 5 and "park-1.png" in names and "park-2.png" not in names
+    run("images_in_all=7")
+    assert len([x for x in images(tmp_path / "out") if "overlay" not in x]) == 7
+    run("images_in_all=2", f"output_dir={tmp_path / 'few'}")
+    assert len(list((tmp_path / "few").glob("*-overlay.png"))) == 2
 
 
 def test_nothing_is_built_where_nothing_is_missing(run):
