@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 LEGACY ?= .venv-legacy
 RUN     = $(VENV)/bin/python
+comma  := ,
 LONG    = $(addprefix benchmarks/,annotate_vs_reference.py regional_flops.py structured_captions.py tiny_quality.py training_loader.py)
 
 help:            ## show this
@@ -30,8 +31,8 @@ demo: install    ## annotate photographs and drawn scenes, compose some, train a
 	@echo "== open $(CURDIR)/demo/report.html, $(CURDIR)/demo/compositions.html and $(CURDIR)/demo/evaluation/report.html"
 	@echo "== look at $(CURDIR)/demo/scenes/contact_sheet.png, demo/layouts/contact_sheet.png and demo/training/validation"
 
-test: install    ## run the tests (offline, two processes); ALL=1 for those too that kill and restart whole commands
-	$(RUN) -m pytest -q -n 2 --dist worksteal $(if $(ALL),,-m 'not slow')
+test: install    ## run the tests (offline, two processes); ALL=1 for the slow ones too, with every shape and type checked
+	$(RUN) -m pytest -q -n 2 --dist worksteal $(if $(ALL),--jaxtyping-packages=scenewright$(comma)beartype.beartype,-m 'not slow')
 
 check: install   ## lint, format, types
 	$(VENV)/bin/ruff check .

@@ -400,6 +400,7 @@ def drawn(tmp_path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_bytes_of_one(run, drawn, tmp_path):
     run(*drawn, f"output_dir={tmp_path / 'one'}")
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -251,6 +251,7 @@ def test_a_folder_with_none_of_the_images_is_refused(run, tmp_path):
         run(f"images={drawn(tmp_path / 'theirs', {'other.png': 'red'})}")
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_numbers_of_one(run, settings, tmp_path):
     of_squares = ("dataset=squares", "dataset.length=70")
     run(*of_squares)
@@ -262,6 +263,7 @@ def test_two_processes_find_the_numbers_of_one(run, settings, tmp_path):
     assert done.stdout.count("95 % interval") == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_one_table_of_its_runs(settings, tmp_path):
     sweep = ("layout_model.grain=0.1,0.5", "seed=0,1", f"output_dir={tmp_path / 'sweep'}")
     done = command("-m", *settings, *sweep)
@@ -275,6 +277,7 @@ def test_a_sweep_ends_with_one_table_of_its_runs(settings, tmp_path):
     assert command("-m", *settings, *sweep).returncode == 0 and (tmp_path / "log").read_text() == log
 
 
+@pytest.mark.slow
 def test_optuna_searches_for_the_settings_that_make_a_number_best(settings, tmp_path):
     search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize")
     space = ("layout_model.grain=interval(0.0,0.5)", "hydra.sweeper.sampler.seed=0")

@@ -148,7 +148,7 @@ def test_an_image_depends_on_its_own_seed_and_not_on_its_batch(fresh):
 
 
 def test_images_without_a_token_count_as_much_as_is_asked(build, fresh, personal):
-    fields = ("images", "captions", "layouts", "frames", "seeds", "keys")
+    fields = ("images", "captions", "layouts", "frames", "seeds", "keys", "text_features")
     own, prior = (
         fresh(replace(personal, **{name: getattr(personal, name)[some] for name in fields}))
         for some in (slice(0, 2), slice(2, 3))

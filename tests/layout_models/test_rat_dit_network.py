@@ -244,6 +244,7 @@ def test_layers_that_are_computed_anew_give_the_same_gradients(variant):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow
 def test_it_compiles_in_one_piece_and_draws_and_learns_the_same():
     script = Path(__file__).parent / "scripts" / "compiled_rat_dit.py"  # no tracing through the tests' shape checks
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)

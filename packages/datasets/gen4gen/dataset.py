@@ -305,7 +305,7 @@ class Gen4Gen:
             source=EncodedImage(kept.image.read_bytes, "png", str(kept.image)),
             caption=caption,
             layout=kept.layout,
-            metadata={"gen4gen": kept.about},
+            metadata={"gen4gen": {k: v for k, v in kept.about.items() if k not in ("instances", "directory")}},
         )
 
 
