@@ -1,12 +1,15 @@
 """Files wherever they are: local paths and any URL that fsspec opens."""
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from glob import has_magic
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 from braceexpand import braceexpand
@@ -60,6 +63,21 @@ def read_bytes(url: str | Path) -> bytes:
     """A file's bytes."""
     with open_binary(url) as file:
         return file.read()
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Write a file that is there whole or not at all; the block writes to the path that it gets.
+
+    Several processes may write the same file: the last one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{uuid4().hex}.part")  # not the name itself, which may be as long as names can be
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def join(folder: str | Path, path: str) -> str:

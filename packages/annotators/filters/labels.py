@@ -25,18 +25,17 @@ class Labels:
 
     def judge(self, samples: Sequence[Sample]) -> list[Verdict]:
         """A reason for each region whose label is not wanted."""
-        keep = None if self.keep is None else {_plain(x) for x in self.keep}
-        deny = {_plain(x) for x in self.deny or ()}
+        keep = None if self.keep is None else {plain(x) for x in self.keep}
+        deny = {plain(x) for x in self.deny or ()}
 
         def reason(label: str) -> str:
-            if _plain(label) in deny:
+            if plain(label) in deny:
                 return f"label {label!r} is one to drop"
-            return (
-                "" if keep is None or _plain(label) in keep else f"label {label!r} is none of the {len(keep)} to keep"
-            )
+            return "" if keep is None or plain(label) in keep else f"label {label!r} is none of the {len(keep)} to keep"
 
         return [Verdict(regions=[reason(label) for label in s.layout.labels]) for s in samples]
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
+    """What two labels that mean the same have in common: no capitals, single spaces."""
     return " ".join(label.casefold().split())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torchvision.ops import box_iou
 
+from scenewright.annotators.filters.labels import plain
 from scenewright.layout import Layout, Sample, Verdict
 from scenewright.protocols import Detector
 
@@ -45,7 +46,7 @@ class Redetection:
         """Regions take boxes greedily, the best pairs first."""
         ious = box_iou(wanted.boxes.float(), found.boxes.float())
         if not self.any_label:
-            same = [[_plain(a) == _plain(b) for b in found.labels] for a in wanted.labels]
+            same = [[plain(a) == plain(b) for b in found.labels] for a in wanted.labels]
             ious = ious * torch.tensor(same, dtype=torch.float32).reshape(ious.shape)
         best, left = ious.amax(1) if len(found) else torch.zeros(len(wanted)), ious.clone()
         missing = set(range(len(wanted)))
@@ -57,7 +58,3 @@ class Redetection:
             return ""
         what = ", ".join(f"{wanted.labels[i]} ({best[i]:.2f})" for i in sorted(missing))
         return f"not found again with an IoU of {self.minimum:g}: {what}"
-
-
-def _plain(label: str) -> str:
-    return " ".join(label.casefold().split())

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from scenewright.datasets.extrapolated.records import Decision
+from scenewright.datasets.files import whole
 from scenewright.layout import Image
 
 _SETTINGS, _LEDGER, _TEXTS, _SUMMARY = "settings.json", "ledger.jsonl", "text_features.safetensors", "summary.json"
@@ -98,29 +97,20 @@ class Ledger:
         """Write all of it; several processes may, the same."""
         from safetensors.torch import save_file
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._whole(_TEXTS, lambda path: save_file({"text_features": texts.contiguous()}, path))
-        self._whole(_SUMMARY, lambda path: path.write_text(_json(summary, indent=1) + "\n", encoding="utf-8"))
-        self._whole(_SETTINGS, lambda path: path.write_text(_json(self.settings, indent=1) + "\n", encoding="utf-8"))
+        with whole(self.folder / _TEXTS) as part:
+            save_file({"text_features": texts.contiguous()}, part)
         lines = "".join(_json(asdict(x)) + "\n" for x in decisions)
-        self._whole(_LEDGER, lambda path: path.write_text(lines, encoding="utf-8"))
+        indented = [(_SUMMARY, _json(summary, indent=1) + "\n"), (_SETTINGS, _json(self.settings, indent=1) + "\n")]
+        for name, text in (*indented, (_LEDGER, lines)):
+            with whole(self.folder / name) as part:
+                part.write_text(text, encoding="utf-8")
 
     def picture(self, place: int, image: Image) -> None:
         """Keep a small copy of an image."""
         small = PILImage.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
         small.thumbnail((_SIDE, _SIDE), PILImage.Resampling.LANCZOS)
-        (self.folder / "thumbnails").mkdir(parents=True, exist_ok=True)
-        self._whole(f"thumbnails/{place:06d}.webp", lambda path: small.save(path, "WEBP", quality=82))
-
-    def _whole(self, name: str, write: Callable[[Path], object]) -> None:
-        """A file that is there whole or not at all."""
-        path = self.folder / name
-        part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-        try:
-            write(part)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(self.folder / "thumbnails" / f"{place:06d}.webp") as part:
+            small.save(part, "WEBP", quality=82)
 
 
 def _json(content: Any, indent: int | None = None) -> str:

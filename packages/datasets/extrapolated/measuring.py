@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from scenewright.datasets.extrapolated.records import ImageEncoder, Measured
-from scenewright.datasets.files import digest_of
+from scenewright.datasets.files import digest_of, whole
 from scenewright.layout import Image, Sample
 from scenewright.perceptual_hashes import phash
 from scenewright.protocols import RangedDataset
@@ -53,12 +52,8 @@ class FeatureStore:
         """Keep those of some files."""
         if not digests:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{uuid4().hex}.npz"
-        part = path.with_suffix(".part")
-        with open(part, "wb") as file:
+        with whole(self.folder / f"{uuid4().hex}.npz") as part, open(part, "wb") as file:
             np.savez(file, digests=np.array(digests), features=features, hashes=np.array(hashes, np.uint64))
-        os.replace(part, path)
         self._known.update(zip(digests, zip(features, hashes, strict=True), strict=True))
 
 

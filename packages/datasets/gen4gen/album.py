@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
+from scenewright.datasets.files import whole
 from scenewright.datasets.gen4gen.records import Composition, LayoutPlan
 from scenewright.layout import Image, Layout, RunLengths
 
@@ -145,27 +144,10 @@ def _with_alpha(composition: Composition) -> Tensor:
 
 def _picture(path: Path, pixels: Tensor) -> None:
     picture = PILImage.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
-    with _whole(path) as part:
+    with whole(path) as part:
         picture.save(part, "PNG", compress_level=1)
 
 
 def _write(path: Path, content: Any) -> None:
-    with _whole(path) as part:
+    with whole(path) as part:
         part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-class _whole:
-    """A file that is there whole or not at all."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.part = path, path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.part
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            os.replace(self.part, self.path)
-        else:
-            self.part.unlink(missing_ok=True)

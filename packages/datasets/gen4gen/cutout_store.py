@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import io
 import json
-import os
-import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +19,7 @@ from numpy import ndarray
 from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngInfo
 
+from scenewright.datasets.files import whole
 from scenewright.datasets.gen4gen.concepts import display_name
 from scenewright.datasets.gen4gen.cutouts import Cut, Cutter, cut_by_own_alpha
 from scenewright.datasets.gen4gen.records import Cutout
@@ -264,16 +263,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """A file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with whole(path) as part:
+        part.write_bytes(data)
 
 
 def _json(value: Any) -> bytes:

@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from more_itertools import batched
 
 from scenewright.datasets.files import fingerprint_of, key_of
@@ -36,6 +38,27 @@ from scenewright.layout import EncodedImage, Image, Layout, RunLengths, Sample
 
 #: Raised whenever the same settings compose something else than before.
 VERSION = 1
+
+
+@dataclass(eq=False)
+class _Draft:
+    """A scene that is being made; what each step adds is there for the next ones, unless it failed."""
+
+    number: int
+    things: list[tuple[Concept, Cutout]] = field(default_factory=list)
+    plan: LayoutPlan = field(init=False)
+    composition: Composition = field(init=False)
+    place: dict[str, str] = field(init=False)
+    job: RepaintJob = field(init=False)
+    failure: str = ""
+
+    @property
+    def concepts(self) -> list[Concept]:
+        return [concept for concept, _ in self.things]
+
+    @property
+    def cutouts(self) -> list[Cutout]:
+        return [cutout for _, cutout in self.things]
 
 
 class Gen4Gen:
@@ -126,10 +149,10 @@ class Gen4Gen:
         with ThreadPoolExecutor(self.workers) as pool:
             for numbers in batched(range(start, stop), self.batch_size):
                 missing = [i for i in numbers if not album.has(i)]
-                made = dict(zip(missing, self._make(missing, pool), strict=True)) if missing else {}
+                failures = dict(zip(missing, self._make(missing, pool), strict=True)) if missing else {}
                 for i in numbers:
-                    failure = made.get(i)
-                    yield self._sample(album.read(i)) if failure is None else Sample(key=self._key(i), error=failure)
+                    failure = failures.get(i, "")
+                    yield Sample(key=self._key(i), error=failure) if failure else self._sample(album.read(i))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -173,55 +196,52 @@ class Gen4Gen:
     def _scene(self, number: int) -> Scene:
         return self.scenes[number % len(self.scenes)]
 
-    def _make(self, numbers: Sequence[int], pool: ThreadPoolExecutor) -> list[str | None]:
-        """Make these scenes; why one could not be made, or None."""
-        failures: dict[int, str] = {}
-        chosen: dict[int, list[tuple[Concept, Cutout]]] = {}
-        for i in numbers:
-            found = self._chosen(i)
-            if isinstance(found, str):
-                failures[i] = found
-            else:
-                chosen[i] = found
-        requests = [self._request(i, [x for _, x in chosen[i]]) for i in chosen]
-        plans = dict(zip(chosen, self.planner.plan(requests), strict=True))
-        composed: dict[int, Composition] = {}
-        for i, found in zip(plans, pool.map(lambda i: self._composed(i, plans[i], chosen[i]), plans), strict=True):
-            if isinstance(found, str):
-                self._album.note(i, plans[i], found)
-                failures[i] = found
-            else:
-                composed[i] = found
-        self._paint(composed, plans, chosen, failures, pool)
-        return [failures.get(i) for i in numbers]
+    def _make(self, numbers: Sequence[int], pool: ThreadPoolExecutor) -> list[str]:
+        """Make these scenes; why each could not be made, empty where it was."""
+        drafts = [_Draft(i) for i in numbers]
 
-    def _chosen(self, number: int) -> list[tuple[Concept, Cutout]] | str:
+        def sound() -> list[_Draft]:
+            return [x for x in drafts if not x.failure]
+
+        for draft in drafts:
+            self._choose(draft)
+        planned = sound()
+        for draft, plan in zip(planned, self.planner.plan([self._request(x) for x in planned]), strict=True):
+            draft.plan = plan
+        list(pool.map(self._compose, planned))
+        for draft in sound():
+            self._place(draft)
+        placed = sound()
+        images = self.repainter.repaint([x.job for x in placed])
+        list(pool.map(self._keep, placed, images))
+        return [x.failure for x in drafts]
+
+    def _choose(self, draft: _Draft) -> None:
         """The things of a scene, each cut out of the first of its photos that gives something."""
-        random = np.random.default_rng([self.seed, number])
-        concepts = self._scene(number).concepts
+        random = np.random.default_rng([self.seed, draft.number])
+        concepts = self._scene(draft.number).concepts
         fewest, most = (min(x, len(concepts)) for x in self.objects)
         picked = random.permutation(len(concepts))[: random.integers(fewest, most + 1)]
-        result = []
         for concept in (concepts[i] for i in picked):
             reasons = []
             for photo in random.permutation(len(concept.photos)):
                 try:
-                    result.append((concept, self._store.get(concept.photos[photo])))
+                    draft.things.append((concept, self._store.get(concept.photos[photo])))
                     break
                 except (ValueError, OSError) as error:
                     reasons.append(f"{concept.photos[photo].name}: {error}")
             else:
-                return f"no photo of {concept.key} can be cut out: {'; '.join(reasons)}"
-        return result
+                draft.failure = f"no photo of {concept.key} can be cut out: {'; '.join(reasons)}"
+                return
 
-    def _request(self, number: int, cutouts: Sequence[Cutout]) -> LayoutRequest:
+    def _request(self, draft: _Draft) -> LayoutRequest:
         return LayoutRequest(
-            names=tuple(x.name for x in cutouts),
-            aspects=tuple(x.alpha.shape[1] / x.alpha.shape[0] for x in cutouts),
+            names=tuple(x.name for x in draft.cutouts),
+            aspects=tuple(x.alpha.shape[1] / x.alpha.shape[0] for x in draft.cutouts),
             height=self.height,
             width=self.width,
             backgrounds=self._phrases,
-            seed=self._seed(number, 1),
+            seed=self._seed(draft.number, 1),
         )
 
     @property
@@ -234,68 +254,61 @@ class Gen4Gen:
     def _seed(self, number: int, purpose: int) -> int:
         return int(np.random.default_rng([self.seed, number, purpose]).integers(2**31))
 
-    def _composed(self, number: int, plan: LayoutPlan, chosen: Sequence[tuple[Concept, Cutout]]) -> Composition | str:
-        if plan.error or plan.boxes is None:
-            return f"planner: {plan.error or 'it gave no boxes'}"
+    def _compose(self, draft: _Draft) -> None:
+        """Paste the things where they are planned; the album keeps what was planned of a scene that fails here."""
+        plan = draft.plan
         try:
-            composition = self.paster.compose(
-                plan, [x for _, x in chosen], self.height, self.width, self._seed(number, 2)
-            )
+            if plan.error or plan.boxes is None:
+                raise ValueError(f"planner: {plan.error or 'it gave no boxes'}")
+            draft.composition = self._pasted(draft)
         except ValueError as error:
-            return f"paster: {error}"
-        hidden = [c.name for (c, _), x in zip(chosen, composition.pasted, strict=True) if not (x.visible >= 0.5).any()]
-        return f"paster: {', '.join(hidden)} cannot be seen" if hidden else composition
+            draft.failure = str(error)
+            self._album.note(draft.number, plan, draft.failure)
 
-    def _paint(
-        self,
-        composed: dict[int, Composition],
-        plans: dict[int, LayoutPlan],
-        chosen: dict[int, list[tuple[Concept, Cutout]]],
-        failures: dict[int, str],
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        """Give the composed scenes their backgrounds, and keep them."""
-        jobs, places = {}, {}
-        for i, composition in composed.items():
-            try:
-                places[i], pixels = self._background(plans[i].background, self._seed(i, 3))
-            except (ValueError, OSError) as error:
-                failures[i] = f"background: {error}"
-                continue
-            prompt = repaint_prompt(
-                object_phrase([c.name for c, _ in chosen[i]]), places[i]["background"], compat=self.compat_prompt
-            )
-            jobs[i] = RepaintJob(composition, pixels, prompt, self._seed(i, 4))
+    def _pasted(self, draft: _Draft) -> Composition:
+        """Raises: ValueError, nothing can be pasted so, or a thing could not be seen."""
+        try:
+            made = self.paster.compose(draft.plan, draft.cutouts, self.height, self.width, self._seed(draft.number, 2))
+        except ValueError as error:
+            raise ValueError(f"paster: {error}") from error
+        hidden = [c.name for c, x in zip(draft.concepts, made.pasted, strict=True) if not (x.visible >= 0.5).any()]
+        if hidden:
+            raise ValueError(f"paster: {', '.join(hidden)} cannot be seen")
+        return made
 
-        def keep(i: int, image: Image) -> None:
-            concepts = [c for c, _ in chosen[i]]
-            layout = _layout(concepts, composed[i])
-            about = {
-                "key": self._key(i),
-                "scene": self._scene(i).name,
-                "directory": self.directory,
-                "photos": [x.photo for _, x in chosen[i]],
-                "concepts": [c.key for c in concepts],
-                "prompt": jobs[i].prompt,
-                **places[i],
-                "psnr": _decibels(psnr_inside(composed[i], image)),
-            }
-            self._album.write(i, plans[i], composed[i], image, layout, about)
+    def _place(self, draft: _Draft) -> None:
+        """What is to be around the things."""
+        try:
+            draft.place, photo = self._background(draft.plan.background, self._seed(draft.number, 3))
+        except (ValueError, OSError) as error:
+            draft.failure = f"background: {error}"
+            return
+        said = object_phrase([c.name for c in draft.concepts])
+        prompt = repaint_prompt(said, draft.place["background"], compat=self.compat_prompt)
+        draft.job = RepaintJob(draft.composition, photo, prompt, self._seed(draft.number, 4))
 
-        images = self.repainter.repaint(list(jobs.values()))
-        list(pool.map(keep, jobs, images))
+    def _keep(self, draft: _Draft, image: Image) -> None:
+        about = {
+            "key": self._key(draft.number),
+            "scene": self._scene(draft.number).name,
+            "directory": self.directory,
+            "photos": [x.photo for x in draft.cutouts],
+            "concepts": [c.key for c in draft.concepts],
+            "prompt": draft.job.prompt,
+            **draft.place,
+            "psnr": _decibels(psnr_inside(draft.composition, image)),
+        }
+        layout = _layout(draft.concepts, draft.composition)
+        self._album.write(draft.number, draft.plan, draft.composition, image, layout, about)
 
     def _background(self, phrase: str, seed: int) -> tuple[dict[str, str], Image | None]:
         """What is around the things, and a photo of it; the photo's own phrase where none shows what was planned."""
         if self._backgrounds is None:
-            painted = getattr(self.repainter, "paints", True)
-            return {"background": phrase, "background_photo": ""}, (
-                None if painted else backdrop(self.height, self.width, seed)
-            )
-        said, photo = self._backgrounds.choose(phrase, seed)
-        return {"background": said, "background_photo": f"{photo.parent.name}/{photo.name}"}, self._backgrounds.read(
-            photo
-        )
+            paints = getattr(self.repainter, "paints", True)
+            photo = None if paints else backdrop(self.height, self.width, seed)
+            return {"background": phrase, "background_photo": ""}, photo
+        said, path = self._backgrounds.choose(phrase, seed)
+        return {"background": said, "background_photo": f"{path.parent.name}/{path.name}"}, self._backgrounds.read(path)
 
     def _sample(self, kept: Kept) -> Sample:
         names = kept.layout.labels
@@ -311,8 +324,6 @@ class Gen4Gen:
 
 def _layout(concepts: Sequence[Concept], composition: Composition) -> Layout:
     """What is seen of each thing."""
-    import torch
-
     masks = RunLengths.encode(torch.stack([x.visible >= 0.5 for x in composition.pasted]))
     names = [c.name for c in concepts]
     return Layout(

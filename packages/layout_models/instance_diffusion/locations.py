@@ -146,23 +146,16 @@ def _cells(
     some = next((x for x in given if x is not None), None)
     if some is None:
         return None
-    return {
-        pixels: torch.stack([_filled(None if x is None else x[pixels], (most, pixels)) for x in given])
-        for pixels in some
-    }
-
-
-def _filled(cells: Bool[Tensor, "_n l"] | None, shape: tuple[int, int]) -> Bool[Tensor, "n l"]:
-    result = torch.zeros(shape, dtype=torch.bool)
-    if cells is not None:
-        result[: len(cells)] = cells
-    return result
+    of = {pixels: [None if x is None else x[pixels] for x in given] for pixels in some}
+    return {pixels: _filled(x, (most, pixels), torch.bool) for pixels, x in of.items()}
 
 
 def _padded(given: Sequence[Tensor | None], shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor | None:
     """Rows of all images; None where nobody has any."""
-    if all(x is None for x in given):
-        return None
+    return None if all(x is None for x in given) else _filled(given, shape, dtype)
+
+
+def _filled(given: Sequence[Tensor | None], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     result = torch.zeros(len(given), *shape, dtype=dtype)
     for row, x in zip(result, given, strict=True):
         if x is not None:

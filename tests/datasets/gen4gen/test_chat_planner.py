@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import runpy
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -277,10 +278,16 @@ def test_answers_can_be_held_to_a_schema():
 
 
 def test_no_more_requests_are_under_way_than_allowed():
-    with serving(lambda asked: (*fine(asked)[:2], 0.01)) as server:
+    def reply(asked):
+        deadline = time.monotonic() + 30
+        while kind(asked) == "layout" and server.most < concurrency and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return *fine(asked)[:2], 0.01
+
+    with serving(reply) as server:
         for concurrency in (1, 3):
             server.most = 0
-            planner(server, concurrency=concurrency).plan([request("cat", seed=i) for i in range(7)])
+            planner(server, concurrency=concurrency, timeout=60.0).plan([request("cat", seed=i) for i in range(7)])
             assert server.most == concurrency
 
 
