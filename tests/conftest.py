@@ -13,6 +13,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 from omegaconf import DictConfig
 from PIL import Image as PILImage
 from safetensors.torch import load_file
@@ -27,6 +28,11 @@ BERT_MARKS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 10
 
 #: What the tests' Grounding DINO can read.
 DINO_WORDS = "cat dog red bus arm ##chair remote control tree t - shirt st bernard".split()
+
+
+# how long an example takes says more about the machine than about the code
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ def test_run_lengths_of_no_masks_are_none():
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_run_lengths_round_trip_at_any_size(height, width, seed, fill):
     masks = torch.from_numpy(np.random.default_rng(seed).random((3, height, width)) < fill)
     for mask, runs in zip(masks, RunLengths.encode(masks), strict=True):

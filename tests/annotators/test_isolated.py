@@ -198,6 +198,7 @@ def test_every_verb_gives_what_it_promises(plugin):
     assert plugin("caption").caption(images, layouts) == [["a a, 猫", "a é, 猫"], ["a image, 猫"]]
 
 
+@pytest.mark.slow
 def test_a_class_is_given_tensors_and_may_return_look_alikes(plugin, tmp_path):
     (tmp_path / "finds.py").write_text(CLASS)
     images, source = [image_of(1), image_of(2)], "finds.py:Finds"

@@ -94,6 +94,7 @@ def test_no_images_have_no_tags(tmp_path):
     assert RecognizeAnything(str(tmp_path), environment=str(tmp_path)).tag([]) == []
 
 
+@pytest.mark.slow
 def test_tags_come_in_the_packages_order_whatever_the_batch(plugin, tmp_path):
     images = [image_of(255, 0, 255), image_of(0, 0, 0, 99, 7), image_of(0, 200, 0, 400, 400), image_of(255, 255, 255)]
     expected = [["red thing", "blue"], [], ["green"], ["red thing", "green", "blue"]]
@@ -127,6 +128,7 @@ def test_missing_weights_are_named(plugin, tmp_path):
         ({"model": {"a": pytest.approx}}, "UnpicklingError"),
     ],
 )
+@pytest.mark.slow
 def test_a_checkpoint_of_something_else_is_refused(plugin, tmp_path, content, reason):
     torch.save(content, tmp_path / "ram_plus_swin_large_14m.pth")
     with pytest.raises(CheckpointError, match=reason):

@@ -152,7 +152,7 @@ def test_a_resumed_one_goes_on_with_the_same_batches(consumed, framing):
     assert first(resumed, 10) == whole(framing)[consumed : consumed + 10]
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=8, derandomize=True, phases=[Phase.generate])
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(1, 5))
 def test_any_number_of_resumes_changes_nothing(steps, batch_size):
     def fresh():

@@ -76,7 +76,7 @@ def test_a_smooth_picture_is_resized_as_pillow_does(picture):
 sides = st.integers(8, 70)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.data(), st.sampled_from(["center", "random", "none"]), st.booleans(), st.booleans(), st.integers(0, 2**63 - 1)
 )

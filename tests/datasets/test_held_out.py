@@ -29,7 +29,7 @@ def keys(samples) -> list[int]:
     return [int(x.key) for x in samples]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.data())
 def test_both_parts_together_are_the_dataset_and_share_nothing(length, data):
     count = data.draw(st.integers(0, length - 1))
@@ -39,7 +39,7 @@ def test_both_parts_together_are_the_dataset_and_share_nothing(length, data):
     assert keys(training) == sorted(keys(training)) and keys(held) == sorted(keys(held))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.data())
 def test_reading_from_anywhere_gives_what_iterating_gives(length, data):
     for part in hold_out(Numbers(length), data.draw(st.integers(0, length - 1))):

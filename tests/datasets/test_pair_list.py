@@ -199,6 +199,7 @@ def test_shards_keep_captions_and_features(listed, tmp_path):
         assert (before.text_feature is None) == (after.text_feature is None)
 
 
+@pytest.mark.slow
 def test_no_network_comes_with_the_list():
     code = "import sys, scenewright.datasets.pair_list; print({'transformers', 'diffusers', 'clip'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``command("shards", "stats", …)``: an entrypoint run in this process, as from the repository's root."""
+    """``command("shards", "stats", …)``: an entrypoint run in this process, as from ``where``, else the root."""
 
-    def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(program: str, *arguments: str, where: Path = ROOT) -> subprocess.CompletedProcess[str]:
         GlobalHydra.instance().clear()
         script, said, told, code = ROOT / "entrypoints" / f"{program}.py", io.StringIO(), io.StringIO(), None
         given = [str(script), *map(str, arguments)]
         with monkeypatch.context() as patched:
-            patched.chdir(ROOT)
+            patched.chdir(where)
             patched.setattr("sys.argv", given)
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
                 try:

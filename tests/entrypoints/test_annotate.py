@@ -33,7 +33,7 @@ def without_weights(arguments: Sequence[str]) -> list[str]:
     return [*arguments[:first], "experiment=embedded", *arguments[first:]]
 
 
-def command(
+def started(
     *arguments: str, program: str = "annotate", path: Path | None = None, **options
 ) -> subprocess.CompletedProcess:
     if program == "annotate":
@@ -290,16 +290,11 @@ def test_composed_scenes_are_shards_like_any_other(run, tmp_path):
     assert all(len(x.metadata["gen4gen"]["concepts"]) == len(x.layout) == 2 for x in samples)
 
 
-def test_missing_weights_end_in_one_paragraph_that_says_what_to_do(photos, tmp_path):
-    arguments = ("annotator/detector=groundingdino", f"dataset.directory={photos}", f"output_dir={tmp_path / 'out'}")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(
-        [sys.executable, "entrypoints/annotate.py", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+def test_missing_weights_end_in_one_paragraph_that_says_what_to_do(command, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source = (f"dataset.directory={photos}", f"output_dir={tmp_path / 'out'}")
+    done = command("annotate", "annotator/detector=groundingdino", *source)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     for word in ("IDEA-Research/grounding-dino", "model.safetensors", "hf download", "cache", "experiment=embedded"):
         assert word in done.stderr
@@ -307,15 +302,16 @@ def test_missing_weights_end_in_one_paragraph_that_says_what_to_do(photos, tmp_p
 
 
 @pytest.mark.parametrize("what", ["missing", "empty"])
-def test_a_source_without_images_ends_in_one_line(what, tmp_path):
+def test_a_source_without_images_ends_in_one_line(command, what, tmp_path):
     (tmp_path / "empty").mkdir()
-    done = command("dataset=image_folder", f"dataset.directory={tmp_path / what}", f"output_dir={tmp_path / 'out'}")
+    source = ("dataset=image_folder", f"dataset.directory={tmp_path / what}")
+    done = command("annotate", "experiment=embedded", *source, f"output_dir={tmp_path / 'out'}")
     assert done.returncode == 2 and done.stderr.startswith("error: no ") and what in done.stderr
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
 def test_help_lists_every_group_and_option_third_party_ones_too():
-    done = command("--help", path=PLUGIN)
+    done = started("--help", path=PLUGIN)
     assert done.returncode == 0
     for line in ("annotator/detector: brightest, ", "output_dir", "dry_run", "experiment=embedded"):
         assert line in done.stdout
@@ -336,7 +332,7 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_a_wrong_option_lists_the_right_ones():
-    done = command("annotator/detector=brihgtest", "output_dir=x", path=PLUGIN)
+    done = started("annotator/detector=brihgtest", "output_dir=x", path=PLUGIN)
     assert done.returncode == 1 and "brightest" in done.stderr and "superpixels" in done.stderr
 
 
@@ -357,8 +353,10 @@ def test_braces_of_a_path_reach_the_dataset_as_typed(argument, quoted):
     assert quoted_patterns([argument]) == [quoted]
 
 
-def test_a_brace_pattern_on_the_command_line_composes():
-    done = command("dataset=img2dataset", "dataset.shards=cc3m/{00000..00331}.tar", "output_dir=x", "--cfg", "job")
+def test_a_brace_pattern_on_the_command_line_composes(command):
+    done = command(
+        "annotate", "dataset=img2dataset", "dataset.shards=cc3m/{00000..00331}.tar", "output_dir=x", "--cfg", "job"
+    )
     assert "shards: cc3m/{00000..00331}.tar" in done.stdout, done.stderr
 
 
@@ -373,13 +371,14 @@ def test_a_plugin_from_outside_comes_in_by_three_doors(door, tmp_path):
         "shipped": [],
     }[door]
     chosen = ["annotator/detector=brightest", "output_dir=x", "dataset.directory=y", "--cfg", "job"]
-    done = command(*door_arguments, *chosen, path=PLUGIN if door == "shipped" else bare)
+    done = started(*door_arguments, *chosen, path=PLUGIN if door == "shipped" else bare)
     assert "_target_: acme_layout.brightest.BrightestPixel" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_plugin_from_outside_annotates(photos, tmp_path):
     chosen = ["annotator/detector=brightest", f"dataset.directory={photos}", f"output_dir={tmp_path / 'out'}"]
-    done = command(*chosen, path=PLUGIN)
+    done = started(*chosen, path=PLUGIN)
     assert done.returncode == 0, done.stderr
     assert all(s.layout.labels == ["bright"] for s in Shards(tmp_path / "out"))
     run = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -435,6 +434,6 @@ def test_a_killed_command_is_continued_by_the_same_command(run, drawn, tmp_path)
 def test_array_jobs_share_the_shards(run, drawn, tmp_path):
     run(*drawn, f"output_dir={tmp_path / 'one'}")
     jobs = ["-m", "hydra/launcher=submitit_local", "num_jobs=2", "job_index=0,1", f"output_dir={tmp_path / 'jobs'}"]
-    done = command(*jobs, *drawn)
+    done = started(*jobs, *drawn)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "jobs") == files(tmp_path / "one")

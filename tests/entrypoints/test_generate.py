@@ -277,24 +277,9 @@ def test_two_processes_draw_what_one_does(run, tmp_path, layouts):
     assert (tmp_path / "two" / "images.jsonl").read_text() == (tmp_path / "out" / "images.jsonl").read_text()
 
 
-def test_what_a_user_got_wrong_is_said_in_one_line(tmp_path, layouts):
+def test_what_a_user_got_wrong_is_said_in_one_line(command, tmp_path, layouts):
     layouts.write_text(json.dumps({"boxes": [[0, 0, 1, 1]], "labels": []}))
-    done = subprocess.run(
-        [
-            *(
-                sys.executable,
-                "entrypoints/generate.py",
-                "--config-dir",
-                str(HERE / "conf"),
-                "layout_model=painter",
-            ),
-            *(f"layouts={layouts}", f"output_dir={tmp_path / 'out'}"),
-        ],
-        cwd=ROOT,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(HERE)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    painter = ("--config-dir", str(HERE / "conf"), "layout_model=painter")
+    done = command("generate", *painter, f"layouts={layouts}", f"output_dir={tmp_path / 'out'}")
     assert done.returncode == 2
     assert done.stderr == f"error: {layouts}: labels must be one entry per box (1), got 0\n"

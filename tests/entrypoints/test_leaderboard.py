@@ -1,23 +1,9 @@
 """Putting runs into one table, from the command line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "entrypoints/leaderboard.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.fixture
@@ -33,13 +19,13 @@ def sweep(tmp_path) -> Path:
     return tmp_path / "sweep"
 
 
-def test_what_cannot_be_compared_is_refused_in_words_and_shown_on_request(sweep, tmp_path):
+def test_what_cannot_be_compared_is_refused_in_words_and_shown_on_request(command, sweep, tmp_path):
     arguments = [f"runs={sweep}", f"output_dir={tmp_path / 'out'}"]
-    done = command(*arguments)
+    done = command("leaderboard", *arguments)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "error: crop_clip of seed=0 and of seed=1 cannot be compared: revision is 0 and 1" in done.stderr
     assert not (tmp_path / "out").exists()
-    done = command(*arguments, "allow_unequal=true", "by=m")
+    done = command("leaderboard", *arguments, "allow_unequal=true", "by=m")
     assert done.returncode == 0, done.stderr
     names = [f"leaderboard.{x}" for x in ("md", "csv", "html")]
     assert done.stdout.split() == [str(tmp_path / "out" / x) for x in names]
@@ -49,13 +35,13 @@ def test_what_cannot_be_compared_is_refused_in_words_and_shown_on_request(sweep,
     assert "ranked by m" in text and text.index("| 1 | 1 |") < text.index("| 2 | 0 |")
 
 
-def test_a_folder_without_a_run_is_refused_by_name(sweep, tmp_path):
-    done = command(f"runs=['{sweep}/seed=0','{sweep}/seed=2']", f"output_dir={tmp_path / 'out'}")
+def test_a_folder_without_a_run_is_refused_by_name(command, sweep, tmp_path):
+    done = command("leaderboard", f"runs=['{sweep}/seed=0','{sweep}/seed=2']", f"output_dir={tmp_path / 'out'}")
     assert done.returncode == 2 and f"error: {sweep}/seed=2 has no metrics.json" in done.stderr
 
 
-def test_help_names_every_field(config):
-    done = command("--help")
+def test_help_names_every_field(command, config):
+    done = command("leaderboard", "--help")
     assert done.returncode == 0 and "== Fields ==" in done.stdout
     for name in config("leaderboard", "runs=x", "output_dir=y"):
         assert f"\n{name} " in done.stdout, name

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,7 @@ from PIL import Image as PILImage
 from scenewright.evaluation.human_preference.runs import choose_pairs, left_out, open_runs, read_pairs
 from scenewright.evaluation.human_preference.votes import COLUMNS, Place
 
-ROOT = Path(__file__).parents[2]
 LAYOUT = {"boxes": [[0.1, 0.2, 0.5, 0.9], [0.0, 0.0, 1.0, 0.3]], "labels": ["dog", "sky"], "captions": ["a dog", ""]}
-
-
-def command(*arguments: str, where: Path) -> subprocess.CompletedProcess:
-    script = ROOT / "entrypoints" / "preference.py"
-    return subprocess.run([sys.executable, script, *arguments], cwd=where, capture_output=True, text=True, timeout=120)
 
 
 def made(folder: Path, value: int, keys: str = "abcdef", each: int = 1, evaluated: bool = True, **about: Any) -> Path:
@@ -59,10 +51,10 @@ def voted(path: Path, rows: list[tuple[str, str, str, str]]) -> Path:
     return path
 
 
-def test_the_page_and_then_the_table_are_made_of_run_folders(tmp_path):
+def test_the_page_and_then_the_table_are_made_of_run_folders(command, tmp_path):
     for i, name in enumerate("abc"):
         made(tmp_path / "runs" / name, 50 + 50 * i)
-    done = command("runs=runs/*", "output=out/judge.html", "pairs=9", "repeats=0.2", where=tmp_path)
+    done = command("preference", "runs=runs/*", "output=out/judge.html", "pairs=9", "repeats=0.2", where=tmp_path)
     assert (done.returncode, done.stdout) == (0, "9 pairs of 3 runs in out/judge.html\n"), done.stderr
     page = (tmp_path / "out" / "judge.html").read_text(encoding="utf-8")
     content = json.loads(page.partition('id="content">')[2].partition("</script>")[0])
@@ -71,7 +63,12 @@ def test_the_page_and_then_the_table_are_made_of_run_folders(tmp_path):
     rows = [(x["key"], *x["runs"], "a" if x["runs"][0] > x["runs"][1] else "b") for x in content["questions"]]
     voted(tmp_path / "votes-ann.csv", rows)
     done = command(
-        "runs=[runs/a,runs/b,runs/c]", "votes=votes*.csv", "output=out/table.md", "rounds=20", where=tmp_path
+        "preference",
+        "runs=[runs/a,runs/b,runs/c]",
+        "votes=votes*.csv",
+        "output=out/table.md",
+        "rounds=20",
+        where=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
@@ -84,11 +81,11 @@ def test_the_page_and_then_the_table_are_made_of_run_folders(tmp_path):
     assert sorted(x.name for x in tmp_path.iterdir()) == ["out", "runs", "votes-ann.csv"]
 
 
-def test_what_is_wrong_is_said_in_one_line(tmp_path):
+def test_what_is_wrong_is_said_in_one_line(command, tmp_path):
     made(tmp_path / "a", 1, evaluated=False)
     made(tmp_path / "b", 2, evaluated=False)
     (tmp_path / "votes.csv").write_text("key\n")
-    done = command("runs=[a,b]", "votes=votes.csv", where=tmp_path)
+    done = command("preference", "runs=[a,b]", "votes=votes.csv", where=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: votes.csv, line 1: the columns must be key,image,run_a")
 
@@ -179,6 +176,6 @@ def test_broken_run_folders_are_refused_with_the_file(tmp_path):
         _ = runs[0].scores
 
 
-def test_the_help_says_how_it_is_used(tmp_path):
-    done = command("--help", where=tmp_path)
+def test_the_help_says_how_it_is_used(command):
+    done = command("preference", "--help")
     assert done.returncode == 0 and "votes='votes*.csv'" in done.stdout and "lower_is_better" in done.stdout

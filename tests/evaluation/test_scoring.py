@@ -70,7 +70,7 @@ def test_as_many_samples_as_images_are_needed():
         Brightness().update(images(1, 2), [sample("a")])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.text(max_size=4), SCORES, SCORES), max_size=4))
 def test_packed_records_come_back_as_they_were(found):
     records = [

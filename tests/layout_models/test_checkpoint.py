@@ -72,7 +72,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, workers):
     """SIGKILL before the first checkpoint, behind one, and between two; data go through epochs."""
     going = partial(tiny.run, steps=12, every=3, noisy=True, workers=workers, images=4)

@@ -76,7 +76,9 @@ def deepspeed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-@pytest.mark.parametrize(("stage", "accumulate"), [(2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(
+    ("stage", "accumulate"), [(2, 1), *(pytest.param(*x, marks=pytest.mark.slow) for x in ((2, 2), (3, 1)))]
+)
 def test_deepspeed_trains_clips_saves_and_resumes(tmp_path, alone, deepspeed, stage, accumulate):
     first, _ = run(tmp_path, processes=2, zero=stage, accumulate=accumulate)
     assert_the_same(tmp_path, first, alone)
@@ -115,6 +117,7 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
 
+@pytest.mark.slow
 def test_the_tiny_model_trains_in_two_processes_to_what_it_does_in_one(config, tmp_path, on_a_cpu):
     commanded(config, tmp_path / "one")
     commanded(config, tmp_path / "two", "batch_size=2", processes=2)

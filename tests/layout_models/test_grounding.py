@@ -85,7 +85,7 @@ def test_an_object_says_its_caption_and_its_label_where_it_has_none():
     assert sorted(said) == sorted([Letters().tokens("a red cup"), Letters().tokens("tea")])
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 7), min_size=1, max_size=2), causal=st.booleans())
 def test_each_pixel_attends_to_the_tokens_of_its_region_and_their_boxes(seed, counts, causal):
     canvases = [random_canvas(seed + i, n) for i, n in enumerate(counts)]

@@ -113,7 +113,7 @@ def test_without_grounding_pixels_pass_bit_for_bit(nothing):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_sample_is_as_it_is_alone_whatever_it_is_padded_to(lengths, seed):
     layer, longest = fuser(), max(lengths)
     x = random(len(lengths) + 1, 9, DIM, seed=seed)
@@ -156,7 +156,7 @@ def brute_force(cells: torch.Tensor, owners: list[int], background: bool) -> tor
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_who_sees_whom_is_what_the_rule_says(seed, count, background):
     random = torch.Generator().manual_seed(seed)
     cells = torch.rand(2, count, 12, generator=random) < 0.3

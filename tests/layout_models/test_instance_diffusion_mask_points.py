@@ -63,7 +63,7 @@ mask_arrays = arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 
 
 @given(mask_arrays, st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_points_lie_in_the_mask_or_on_the_pixels_around_it(mask, seed):
     drawn, points = (f(mask, np.random.default_rng(seed)) for f in (scribble, polygon))
     assert drawn.shape == (20, 2) and points.shape == (256, 2)

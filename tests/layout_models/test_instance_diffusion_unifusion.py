@@ -188,7 +188,7 @@ def test_packed_tokens_are_those_of_the_arrangement_that_are_there():
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=3), st.integers(0, 999), st.booleans(), st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_tokens_of_an_image_do_not_depend_on_the_others(counts, seed, scribble, masks):
     network = small(resolution=64)
     random = torch.Generator().manual_seed(seed)

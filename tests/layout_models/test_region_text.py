@@ -139,7 +139,7 @@ def test_five_hundred_words_are_cut_to_what_fits_and_this_is_said_once(caplog):
     assert len(spoken(text, int(text.owner.amax(1).argmax()))[0]) == 75
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(0, 120), min_size=1, max_size=45), positions=st.sampled_from([5, 12, 75]))
 def test_long_labels_share_the_positions_fairly(lengths, positions):
     weights = np.linspace(0.1, 1, len(lengths))[None]
@@ -160,7 +160,7 @@ def test_long_labels_share_the_positions_fairly(lengths, positions):
         assert shares.tolist() == lengths
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 8))
 def test_every_region_says_a_beginning_of_each_of_its_labels(seed, count):
     rng = np.random.default_rng(seed)

@@ -115,7 +115,7 @@ def test_packed_attention_is_the_definition(kind, counts):
         assert (layer(x, grounding) - oracle.dense(layer, x, slots)).abs().max() <= 1e-5
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     counts=st.lists(st.integers(0, 14), min_size=1, max_size=3),
@@ -174,7 +174,7 @@ def test_samples_do_not_touch_each_other(kind):
         assert (layer(x, together)[i] - alone[0]).abs().max() <= 1e-5
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 12), kind=st.sampled_from(list(KINDS)))
 def test_the_order_of_the_objects_does_not_matter_but_to_a_text_encoder(seed, count, kind):
     one = layout(seed, count)

@@ -60,7 +60,7 @@ def test_a_cell_is_of_the_region_of_the_boxes_that_touch_it(count):
     assert regions.areas.tolist() == regions.coverage.sum((0, 1)).tolist()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 40), size=st.sampled_from([0.01, 0.1, 0.5, 1.5]))
 def test_every_box_on_the_canvas_keeps_a_cell_at_every_level(seed, count, size):
     given_boxes = boxes(seed, count, size)
@@ -74,7 +74,7 @@ def test_every_box_on_the_canvas_keeps_a_cell_at_every_level(seed, count, size):
         assert ids.min() >= 0 and ids.max() < len(regions)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 12))
 def test_each_grid_alone_has_the_same_regions_as_among_others(seed, count):
     given_boxes = boxes(seed, count)
@@ -125,7 +125,7 @@ def test_the_smallest_object_of_an_overlap_speaks_loudest():
     assert regions.weights[regions.ids[-1, 0]].tolist() == [0.5, 1.0, 0.0]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 12))
 def test_permuting_the_boxes_permutes_membership_and_weights(seed, count):
     given_boxes = boxes(seed, count)

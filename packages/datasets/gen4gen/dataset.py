@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from more_itertools import batched
 
+from scenewright.checkpoints import CheckpointError
 from scenewright.datasets.files import fingerprint_of, key_of
 from scenewright.datasets.gen4gen.album import Album, Kept
 from scenewright.datasets.gen4gen.background_photos import BACKDROP, BackgroundPhotos, backdrop
@@ -228,6 +229,8 @@ class Gen4Gen:
                 try:
                     draft.things.append((concept, self._store.get(concept.photos[photo])))
                     break
+                except CheckpointError:  # of all photos alike
+                    raise
                 except (ValueError, OSError) as error:
                     reasons.append(f"{concept.photos[photo].name}: {error}")
             else:

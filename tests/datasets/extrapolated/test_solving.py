@@ -19,7 +19,7 @@ def draw(seed, b=3, k=4, d=12, c=5):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), k=st.integers(1, 8), scale=st.floats(1e-2, 1e2))
 def test_an_image_that_neighbours_span_has_their_texts_with_the_same_weights(seed, k, scale):
     _, neighbours, texts, weights = draw(seed, k=k)
@@ -39,7 +39,7 @@ def test_one_neighbour_weighs_the_product_over_its_squared_length():
     torch.testing.assert_close(solved.texts[0], (column @ f) / column.square().sum() * texts[0, 0])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), b=st.integers(1, 9), ridge=st.sampled_from([0, 1e-3, 0.5]))
 def test_a_batch_is_solved_as_each_image_alone(seed, b, ridge):
     images, neighbours, texts, _ = draw(seed, b=b)
@@ -54,7 +54,7 @@ def test_a_batch_is_solved_as_each_image_alone(seed, b, ridge):
         torch.testing.assert_close(together.residuals[i], missed.float(), rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_what_least_squares_leaves_is_at_right_angles_to_all_neighbours(seed):
     images, neighbours, texts, _ = draw(seed)
@@ -64,7 +64,7 @@ def test_what_least_squares_leaves_is_at_right_angles_to_all_neighbours(seed):
     assert 0 <= solved.residuals.min() and solved.residuals.max() <= 1 + 1e-5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), scale=st.floats(0.01, 100))
 def test_a_ridge_is_relative_to_the_neighbours_and_never_fits_better(seed, scale):
     images, neighbours, texts, _ = draw(seed)

@@ -24,7 +24,7 @@ def test_a_known_stream_is_written_and_read():
     assert brush.unpack(rle).tolist() == values
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.one_of(
         arrays(np.uint8, st.integers(0, 300)),
@@ -35,7 +35,7 @@ def test_any_bytes_come_back(values):
     assert brush.unpack(brush.pack(values)).tolist() == values.tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(MASKS)
 def test_any_mask_comes_back(mask):
     lengths = RunLengths.encode(torch.from_numpy(mask)[None])[0]

@@ -153,7 +153,7 @@ def test_wrong_settings_are_refused(settings, tmp_path):
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.5, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_run_lengths_of_any_mask_are_whole_and_cut_off_ones_are_not(height, width, seed, fill):
     plane = torch.from_numpy(np.random.default_rng(seed).random((1, height, width)) < fill)
     (runs,) = RunLengths.encode(plane)

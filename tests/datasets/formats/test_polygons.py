@@ -18,7 +18,7 @@ def encoded(mask: np.ndarray) -> RunLengths:
     return RunLengths.encode(torch.from_numpy(mask)[None])[0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(MASKS)
 def test_a_ring_keeps_every_pixel_of_all_parts_and_holes(mask):
     points = ring(encoded(mask))
@@ -26,7 +26,7 @@ def test_a_ring_keeps_every_pixel_of_all_parts_and_holes(mask):
     assert (from_ring(points.astype(float), *mask.shape).decode().numpy() == mask).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(MASKS)
 def test_outlines_are_the_mask_to_pycocotools_and_refuse_what_has_holes(mask):
     height, width = mask.shape

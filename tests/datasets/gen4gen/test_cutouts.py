@@ -110,7 +110,7 @@ def test_the_colour_is_straight_and_sound_up_to_the_corners():
 colours = st.tuples(*[st.integers(0, 255)] * 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(colours, colours, st.floats(6, 35), st.floats(0.5, 8), st.floats(0.3, 0.7), st.integers(0, 20))
 def test_straight_colour_over_its_own_background_is_the_photo(thing, ground, radius, soft, x, grain):
     alpha = disc(radius=radius, soft=soft, x=x)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+from scenewright.checkpoints import CheckpointError
 from scenewright.datasets.gen4gen import Gen4Gen
 from scenewright.datasets.gen4gen.cutouts import Cutter
 from scenewright.datasets.gen4gen.paster import Paster
@@ -190,6 +191,16 @@ def test_a_photo_with_nothing_in_it_is_an_error_that_says_so(make, concepts):
         photo(concepts / "background_1" / "ball" / name, (200, 200, 200))
     (_, ball) = make(length=2)
     assert "no photo of background_1/ball can be cut out" in ball.error and len(ball.layout) == 0
+
+
+def test_weights_that_are_broken_end_the_run_and_no_photo_is_blamed(make, tmp_path):
+    class Broken:
+        def segment(self, images, layouts):
+            raise CheckpointError("isnet.safetensors lacks 3 tensors")
+
+    with pytest.raises(CheckpointError, match="lacks 3 tensors"):
+        list(make(cutter=Cutter(Broken())))
+    assert {x.error for x in make()} == {""}
 
 
 def test_a_planner_without_an_answer_costs_its_scenes_and_they_are_tried_again(make, tmp_path):

@@ -204,7 +204,7 @@ scenes = st.lists(
 
 
 @given(scenes, st.integers(0, 1000), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_nothing_is_cut_off_and_alphas_add_up(scene, seed, augmented):
     boxes = torch.tensor([(x, y, x + w, y + h) for (x, y, w, h), _ in scene], dtype=torch.float32)
     cutouts = [cutout(w, h, alpha=1.0, seed=i) for i, (_, (w, h)) in enumerate(scene)]

@@ -23,7 +23,7 @@ def request(*names, aspects=None, seed=0, height=1024, width=1024, **more):
     return LayoutRequest(names, tuple(aspects or [1.0] * len(names)), height, width, seed=seed, **more)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(THINGS, min_size=1, max_size=8), CANVASES, st.integers(0, 2**40), st.sampled_from([0.0, 0.1, 0.3]))
 def test_every_layout_is_sound(things, size, seed, max_overlap):
     names, aspects = zip(*things, strict=True)
