@@ -26,6 +26,11 @@ BACKDROP = "in front of a plain backdrop"
 
 _LITTLE = {"a", "an", "the", "in", "on", "at", "over", "with", "of", "by", "near"}
 
+#: A folder that begins with one of these says already where things are.
+_PREPOSITIONS = frozenset(
+    "above across along at before behind below beside by in inside near on outside over under".split()
+)
+
 
 class BackgroundPhotos:
     """Photos below a folder; each folder that holds some is a scene.
@@ -148,7 +153,9 @@ def _phrase_of(folder: str) -> str:
     phrase = _KNOWN.get(_plain(folder))
     if phrase is None:
         name = unicodedata.normalize("NFC", folder).strip()
-        phrase = "in the " + re.sub(r"[\s_-]+", " ", name)
+        phrase = re.sub(r"[\s_-]+", " ", name)
+        if phrase.split(" ")[0].casefold() not in _PREPOSITIONS:
+            phrase = f"in the {phrase}"
         logger.warning("the background folder %r is no scene with a phrase of its own; taking %r", folder, phrase)
     return phrase
 

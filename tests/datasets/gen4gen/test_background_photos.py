@@ -71,6 +71,10 @@ def test_an_unknown_folder_is_called_by_its_name_with_a_warning(photos, caplog):
     assert file.name == "ä photo.jpg" and found.read(file).shape == (3, 30, 40)
 
 
+def test_an_unknown_folder_that_says_where_is_taken_at_its_word(photos):
+    assert photos("On_a-bridge/1.jpg", "at the coast/2.jpg").phrases == ["On a bridge", "at the coast"]
+
+
 def test_links_in_a_circle_are_walked_once(photos, tmp_path):
     found = photos("beach/1.jpg")
     (tmp_path / "beach" / "again").symlink_to(tmp_path)
