@@ -29,6 +29,8 @@ class TinyRatDiT(RatDiffusion):
         guidance_scale: 1 is none.
         solver: ``ddpm``, ``ddim`` or ``dpm``.
         compat: guide the first three channels only, which are all there are.
+        noise_weight: the most that noisy timesteps count in the loss; 1: all the same, as published. What an image is
+            of is decided where noise outweighs it, and there the error of the noise hardly tells.
 
     Raises:
         CheckpointError: the weights are of another network.
@@ -52,6 +54,7 @@ class TinyRatDiT(RatDiffusion):
         guidance_scale: float = 1.5,
         solver: str = "dpm",
         compat: bool = False,
+        noise_weight: float = 1.0,
     ) -> None:
         side = 32
         super().__init__(
@@ -65,6 +68,7 @@ class TinyRatDiT(RatDiffusion):
             guidance_scale=guidance_scale,
             solver=solver,
             compat=compat,
+            noise_weight=noise_weight,
         )
         self.untrained = weights is None
         if weights is not None:

@@ -231,3 +231,14 @@ def test_ancestral_sampling_finds_it_with_the_least_variance_that_is_true():
 def test_solvers_and_steps_that_there_are_not_are_refused(solver, steps, message):
     with pytest.raises(ValueError, match=message):
         scheduler(solver, steps)
+
+
+def test_noisy_timesteps_count_as_the_images_error_would_up_to_a_limit():
+    schedule = Schedule.linear()
+    assert torch.equal(schedule.weights(1.0), torch.ones(1000, dtype=torch.float64))
+    weights = schedule.weights(20.0)
+    torch.testing.assert_close(weights.mean().item(), 1.0)
+    ratio = (1 - schedule.alphas_cumprod) / schedule.alphas_cumprod
+    middle = (ratio > 1) & (ratio < 20)
+    torch.testing.assert_close(weights[middle] / ratio[middle], weights[0].expand(int(middle.sum())))
+    torch.testing.assert_close(weights[-1] / weights[0], torch.tensor(20.0, dtype=torch.float64))

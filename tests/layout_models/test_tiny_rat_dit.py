@@ -5,6 +5,7 @@ import torch
 
 from scenewright.datasets.shapes import Shapes
 from scenewright.layout import Batch
+from scenewright.layout_models.objective import draw
 from scenewright.layout_models.tiny_rat_dit import TinyRatDiT
 
 SIZE = {"height": 32, "width": 32}
@@ -38,6 +39,17 @@ def test_a_loss_is_the_mean_of_its_images_losses_whatever_the_batch():
     with torch.no_grad():
         parts = [model(Batch.collate([x], seeds=[i])) for i, x in enumerate(some)]
         torch.testing.assert_close(model(Batch.collate(some, seeds=[0, 1, 2])), torch.stack(parts).mean())
+
+
+def test_noisy_timesteps_may_count_more():
+    some = [Batch.collate([x], seeds=[i]) for i, x in enumerate(scenes(6))]
+    plain, weighted = built(), built(noise_weight=50.0)
+    with torch.no_grad():
+        ratios = torch.stack([weighted(x) / plain(x) for x in some])
+    steps = torch.tensor([int(draw(x.seeds, (3, 32, 32), 1000, layout_drop=0.0).timesteps) for x in some])
+    torch.testing.assert_close(ratios, plain.schedule.weights(50.0)[steps].float())
+    with pytest.raises(ValueError, match="noise_weight must be at least 1, got 0.5"):
+        built(noise_weight=0.5)
 
 
 def test_pixels_come_back_as_they_were():

@@ -52,6 +52,17 @@ class Schedule:
         kept = timesteps.sort().values
         return Schedule(self.timesteps[kept], self.alphas_cumprod[kept])
 
+    def weights(self, most: float) -> Float64[Tensor, " T"]:
+        """What an image's loss counts at each timestep, 1 in the mean.
+
+        Where noise outweighs the image, the error of the noise counts as that of the image would, the ratio of their
+        variances, but not more than ``most``. With 1 all timesteps count the same.
+
+        Source: Salimans and Ho 2022, arXiv 2202.00512, section 4, truncated SNR.
+        """
+        weights = (1 / self.alphas_cumprod - 1).clamp(1.0, most)
+        return weights / weights.mean()
+
     @cached_property
     def betas(self) -> Float64[Tensor, " T"]:
         """The variance that each step adds."""

@@ -41,6 +41,7 @@ class RatDiffusion(nn.Module):
         solver: of the sampler, see ``sampler.SOLVERS``.
         compat: guide the first three channels only, as the released code does.
         cache: keeps text features; None computes them each time.
+        noise_weight: the most that noisy timesteps count in the loss, see ``Schedule.weights``; 1: as published.
     """
 
     #: Settings that a run may change its mind about: no weight depends on them.
@@ -60,14 +61,18 @@ class RatDiffusion(nn.Module):
         solver: str,
         compat: bool,
         cache: FeatureCache | None = None,
+        noise_weight: float = 1.0,
     ) -> None:
         scheduler(solver, num_inference_steps)
+        if noise_weight < 1:
+            raise ValueError(f"noise_weight must be at least 1, got {noise_weight}")
         super().__init__()
         self.network, self.codec, self.text_encoder, self.cache = network, codec, text_encoder, cache
         self.height = self.width = side
         self.null_text, self.caption_drop = null_text, caption_drop
         self.num_inference_steps, self.guidance_scale, self.solver = num_inference_steps, guidance_scale, solver
         self.compat, self.schedule = compat, Schedule.linear()
+        self._weights = self.schedule.weights(noise_weight).float()
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile the network, as ``torch.compile``."""
@@ -94,7 +99,8 @@ class RatDiffusion(nn.Module):
         given = [None if x else y for x, y in zip(draws.caption_dropped, batch.text_features, strict=True)]
         states = self.network.states(self._read(captions, given))
         output = self.network(noisy, draws.timesteps.to(self._device), states).float()
-        return learned_range_losses(output, latents, noise, noisy, draws.timesteps, self.schedule).total.mean()
+        losses = learned_range_losses(output, latents, noise, noisy, draws.timesteps, self.schedule).total
+        return (losses * self._weights[draws.timesteps].to(self._device)).mean()
 
     @torch.no_grad()
     def sample(
