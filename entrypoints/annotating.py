@@ -22,7 +22,7 @@ from scenewright.checkpoints import MissingWeights, check
 from scenewright.datasets.shards import Counts, ShardWriter, manifests, shard_numbers, stats, write_shards
 from scenewright.entrypoints.command import progress_bar
 from scenewright.layout import Sample
-from scenewright.protocols import Dataset, RangedDataset
+from scenewright.protocols import Accounting, Dataset, RangedDataset
 
 #: Reasons that are printed at the end of a run; `stats` has all.
 _SHOWN = 10
@@ -83,6 +83,8 @@ class Annotating:
         self.process.end_training()
         if not self.process.is_main_process:
             return
+        if isinstance(self.dataset, Accounting):
+            print(self.dataset.account)
         found = stats(self.cfg.output_dir)
         reasons = list(found["reasons"].items())
         for reason, times in reasons[:_SHOWN]:

@@ -120,6 +120,14 @@ class RangedDataset(Dataset, Protocol):
 
 
 @runtime_checkable
+class Accounting(Protocol):
+    """A dataset that chooses its samples, and says in a line what it chose of what."""
+
+    @property
+    def account(self) -> str: ...
+
+
+@runtime_checkable
 class LayoutModel(Protocol):
     """Draws images from layouts, and learns to. In practice a ``torch.nn.Module``."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,8 +23,6 @@ from scenewright.datasets.extrapolated.records import Decision, ImageEncoder, Re
 from scenewright.datasets.files import fingerprint_of
 from scenewright.layout import Sample
 from scenewright.protocols import RangedDataset
-
-logger = logging.getLogger(__name__)
 
 #: Raised whenever the same settings choose or say something else than before.
 VERSION = 1
@@ -139,6 +136,12 @@ class Extrapolated:
         """How many images each stage left out, of each keyword too; thresholds, clusters and the probe's accuracy."""
         return self._ledger.summary
 
+    @property
+    def account(self) -> str:
+        """How many images were retrieved, and what became of them."""
+        stages = ", ".join(f"{number} {stage}" for stage, number in self.summary["stages"].items())
+        return f"{self.summary['retrieved']} retrieved images: {stages} · {self.work}/ledger.jsonl"
+
     @cached_property
     def _settings(self) -> dict[str, Any]:
         """All that decisions depend on."""
@@ -162,7 +165,6 @@ class Extrapolated:
             decided = self._decide()
             self._show(ledger, decided.decisions)
             ledger.write(decided.decisions, decided.texts, decided.summary)
-            logger.info("%d retrieved images: %s", len(decided.decisions), decided.summary["stages"])
         return ledger
 
     @cached_property

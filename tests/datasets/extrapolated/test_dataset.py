@@ -17,7 +17,7 @@ from scenewright.datasets.image_folder import ImageFolder
 from scenewright.datasets.shards.record import decode, encode
 from scenewright.evaluation.extrapolation import write_extrapolation
 from scenewright.layout import Batch
-from scenewright.protocols import RangedDataset
+from scenewright.protocols import Accounting, RangedDataset
 
 ALL = {"clusters": None, "agreement": None, "duplicates": None}
 KEEP = LinearExtrapolation(neighbours=4, among="class", drop_worst=0)
@@ -40,6 +40,8 @@ def test_birds_stay_with_features_of_their_class_and_pages_go(extrapolated):
     torch.testing.assert_close(samples[3].text_feature, expected, rtol=1e-4, atol=1e-4)
     assert dataset.summary["stages"] == {"cluster": 18, "residual": 1, "kept": 35}
     assert dataset.summary["agreement"]["accuracy"] > 0.8
+    assert isinstance(dataset, Accounting)
+    assert dataset.account == f"54 retrieved images: 18 cluster, 1 residual, 35 kept · {dataset.work}/ledger.jsonl"
 
 
 def test_a_second_run_reads_what_the_first_decided_and_the_same_samples_wherever_it_starts(extrapolated, colours):
