@@ -4,7 +4,7 @@ VENV   ?= .venv
 LEGACY ?= .venv-legacy
 RUN     = $(VENV)/bin/python
 comma  := ,
-LONG    = $(addprefix benchmarks/,annotate_vs_reference.py regional_flops.py structured_captions.py tiny_quality.py training_loader.py)
+LONG    = $(addprefix benchmarks/,annotate_vs_reference.py extrapolation.py regional_flops.py structured_captions.py tiny_quality.py training_loader.py)
 
 help:            ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## */:/' | awk -F: '{printf "  make %-9s %s\n", $$1, $$2}'
