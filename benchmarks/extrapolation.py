@@ -33,11 +33,13 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from scenewright.datasets.extrapolated.detectors import ClassAgreement
+from scenewright.datasets.extrapolated.detectors import ClassAgreement, ClusterDetector, leave_one_out
 from scenewright.datasets.extrapolated.encoders import HistogramFeatures
+from scenewright.datasets.extrapolated.keywords import keyword_of
 from scenewright.datasets.extrapolated.ledger import Ledger
+from scenewright.datasets.image_folder import ImageFolder
 from scenewright.datasets.shapes import Shapes
-from scenewright.layout import Images, Layout
+from scenewright.layout import Image, Images, Layout
 from scenewright.layout_models.rat_dit.text_features import HashedWords
 from scenewright.layout_models.tiny_rat_dit import TinyRatDiT
 
@@ -56,6 +58,9 @@ FILE, SIDE = 32, 16
 
 #: What is in a pool, as shares.
 RIGHT, WRONG, PHOTOS = 0.6, 0.25, 0.15
+
+#: Images of a cluster and percentile of the originals' distances; the first are the defaults.
+CLUSTERS = ((50, 95.0), (10, 95.0), (10, 75.0), (5, 50.0))
 
 MODEL = {"depth": 4, "variant": "affine", "guidance_scale": 3.0}
 
@@ -140,21 +145,49 @@ def train(output: Path, steps: int, *overrides: str) -> Path:
 
 
 def judge_detectors(work: Path, truth: dict[str, tuple[str, str]]) -> dict[str, float]:
-    """Precision and recall of what was left out, by the cluster detector alone and with class agreement after it."""
+    """Precision and recall of both detectors at their defaults, and what they make of a pool."""
     stages = {row.decision.key: row.decision.stage for row in Ledger(work, _settings(work)).rows}
+    out = {key for key, stage in stages.items() if stage in ("cluster", "class")}
     numbers: dict[str, float] = {}
-    for name, detectors in (("cluster", {"cluster"}), ("class", {"class"}), ("both", {"cluster", "class"})):
-        seen = {key for key in truth if name != "class" or stages[key] != "cluster"}
-        out = {key for key in seen if stages[key] in detectors}
-        for kind in ("wrong", "photo"):
-            of = [key for key in seen if truth[key][0] == kind]
-            numbers[f"{name}: recall of {kind}"] = sum(key in out for key in of) / max(len(of), 1)
-        numbers[f"{name}: precision"] = sum(truth[key][0] != "right" for key in out) / max(len(out), 1)
+    for kind in ("wrong", "photo", "right"):
+        of = [key for key in truth if truth[key][0] == kind]
+        numbers[f"left out of {kind}"] = sum(key in out for key in of) / len(of)
+    numbers["precision"] = sum(truth[key][0] != "right" for key in out) / max(len(out), 1)
     kinds = Counter(truth[key][0] for key, stage in stages.items() if stage == "kept")
-    numbers["right before, share of the pool"] = sum(kind == "right" for kind, _ in truth.values()) / len(truth)
-    numbers["right after, share of what is kept"] = kinds["right"] / max(kinds.total(), 1)
+    numbers["right, share of the pool"] = sum(kind == "right" for kind, _ in truth.values()) / len(truth)
+    numbers["right, share of what is kept"] = kinds["right"] / max(kinds.total(), 1)
     numbers["kept images"] = kinds.total()
     return numbers
+
+
+def judge_clusters(folder: Path, truth: dict[str, tuple[str, str]]) -> dict[str, float]:
+    """Precision and recall of the cluster detector alone, at several settings."""
+    originals, pool = (measured(folder / name) for name in ("originals", "pool"))
+    numbers: dict[str, float] = {}
+    for size, percentile in CLUSTERS:
+        detector, out = ClusterDetector(images_per_cluster=size, percentile=percentile), set[str]()
+        for word, (keys, features) in pool.items():
+            own = originals[word][1]
+            found = detector.cluster(features, own, detector.threshold(leave_one_out(own)))
+            out |= {k for k, i in zip(keys, found.labels, strict=True) if found.distances[i] > found.threshold}
+        name = f"{size} images each, {percentile:.0f} %"
+        for kind in ("wrong", "photo", "right"):
+            of = [key for key in truth if truth[key][0] == kind]
+            numbers[f"{name}: left out of {kind}"] = sum(key in out for key in of) / len(of)
+        numbers[f"{name}: precision"] = sum(truth[key][0] != "right" for key in out) / max(len(out), 1)
+    return numbers
+
+
+def measured(folder: Path) -> dict[str, tuple[list[str], Tensor]]:
+    """Keys and features of each class."""
+    found: dict[str, list[tuple[str, Image]]] = defaultdict(list)
+    for sample in ImageFolder(folder):
+        found[keyword_of(sample, "folder")].append((sample.key, sample.image))
+    encoder = HistogramFeatures()
+    return {
+        word: ([key for key, _ in rows], encoder.encode_images([image for _, image in rows]))
+        for word, rows in found.items()
+    }
 
 
 def judge_texts(work: Path, truth: dict[str, tuple[str, str]]) -> dict[str, float]:
@@ -239,6 +272,7 @@ def proof(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, d
         sheet(folder / f"{name}.png", images)
     return {
         "detectors": judge_detectors(folder / "work", truth),
+        "cluster detector alone": judge_clusters(folder, truth),
         "text features": judge_texts(folder / "work", truth),
         **{name: judge_drawings(images, held_out, probe) for name, images in drawings.items()},
     }
