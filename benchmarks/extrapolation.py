@@ -218,7 +218,7 @@ def judge_texts(work: Path, truth: dict[str, tuple[str, str]]) -> dict[str, floa
 def draw(run: Path, captions: Sequence[str]) -> Images:
     """One drawing per caption, seeds 0, 1, 2, …, by a run's average."""
     model = TinyRatDiT(weights=str(run), **MODEL).eval()
-    none = [Layout(torch.zeros(0, 4), [])] * len(captions)
+    none = [Layout.empty()] * len(captions)
     return model.sample(captions, none, range(len(captions)), height=SIDE, width=SIDE)
 
 
