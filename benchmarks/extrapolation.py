@@ -27,13 +27,14 @@ from typing import Any
 import numpy as np
 import torch
 from materials.photographs import write_photographs
+from omegaconf import OmegaConf
 from PIL import Image as PILImage
 from scipy.stats import t as student
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from scenewright.datasets.extrapolated.detectors import ClassAgreement, ClusterDetector, leave_one_out
+from scenewright.datasets.extrapolated.detectors import ClassAgreement, ClusterDetector, Probe, leave_one_out
 from scenewright.datasets.extrapolated.encoders import HistogramFeatures
 from scenewright.datasets.extrapolated.keywords import keyword_of
 from scenewright.datasets.extrapolated.ledger import Ledger
@@ -62,10 +63,10 @@ RIGHT, WRONG, PHOTOS = 0.6, 0.25, 0.15
 #: Images of a cluster and percentile of the originals' distances; the first are the defaults.
 CLUSTERS = ((50, 95.0), (10, 95.0), (10, 75.0), (5, 50.0))
 
-MODEL = {"depth": 4, "variant": "affine", "guidance_scale": 3.0}
+RECIPE = ROOT / "conf" / "experiment" / "train" / "rat_small.yaml"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A drawn thing: its pixels, its class, what is said of it."""
 
@@ -122,7 +123,7 @@ def collect(folder: Path, seed: int, each: int, pool: int) -> dict[str, tuple[st
     strays = [strays[i] for i in random.permutation(len(strays))]
     for word in CLASSES:
         mine = [x for x in strays if x.keyword != word][: round(pool * WRONG)]
-        strays = [x for x in strays if all(x is not y for y in mine)]
+        strays = [x for x in strays if x not in mine]
         for picture in (*of[word][each : each + round(pool * RIGHT)], *mine):
             rows.append((word, picture.pixels, None))
             truth.append(("right" if picture.keyword == word else "wrong", picture.caption))
@@ -147,12 +148,7 @@ def train(output: Path, steps: int, *overrides: str) -> Path:
 def judge_detectors(work: Path, truth: dict[str, tuple[str, str]]) -> dict[str, float]:
     """Precision and recall of both detectors at their defaults, and what they make of a pool."""
     stages = {row.decision.key: row.decision.stage for row in Ledger(work, _settings(work)).rows}
-    out = {key for key, stage in stages.items() if stage in ("cluster", "class")}
-    numbers: dict[str, float] = {}
-    for kind in ("wrong", "photo", "right"):
-        of = [key for key in truth if truth[key][0] == kind]
-        numbers[f"left out of {kind}"] = sum(key in out for key in of) / len(of)
-    numbers["precision"] = sum(truth[key][0] != "right" for key in out) / max(len(out), 1)
+    numbers = left_out({key for key, stage in stages.items() if stage in ("cluster", "class")}, truth)
     kinds = Counter(truth[key][0] for key, stage in stages.items() if stage == "kept")
     numbers["right, share of the pool"] = sum(kind == "right" for kind, _ in truth.values()) / len(truth)
     numbers["right, share of what is kept"] = kinds["right"] / max(kinds.total(), 1)
@@ -171,11 +167,17 @@ def judge_clusters(folder: Path, truth: dict[str, tuple[str, str]]) -> dict[str,
             found = detector.cluster(features, own, detector.threshold(leave_one_out(own)))
             out |= {k for k, i in zip(keys, found.labels, strict=True) if found.distances[i] > found.threshold}
         name = f"{size} images each, {percentile:.0f} %"
-        for kind in ("wrong", "photo", "right"):
-            of = [key for key in truth if truth[key][0] == kind]
-            numbers[f"{name}: left out of {kind}"] = sum(key in out for key in of) / len(of)
-        numbers[f"{name}: precision"] = sum(truth[key][0] != "right" for key in out) / max(len(out), 1)
+        numbers |= {f"{name}: {what}": number for what, number in left_out(out, truth).items()}
     return numbers
+
+
+def left_out(out: set[str], truth: dict[str, tuple[str, str]]) -> dict[str, float]:
+    """Which share of each kind is among these keys, and how many of them should be."""
+    numbers: dict[str, float] = {}
+    for kind in ("wrong", "photo", "right"):
+        of = [key for key in truth if truth[key][0] == kind]
+        numbers[f"left out of {kind}"] = sum(key in out for key in of) / len(of)
+    return numbers | {"precision": sum(truth[key][0] != "right" for key in out) / max(len(out), 1)}
 
 
 def measured(folder: Path) -> dict[str, tuple[list[str], Tensor]]:
@@ -217,20 +219,16 @@ def judge_texts(work: Path, truth: dict[str, tuple[str, str]]) -> dict[str, floa
 
 def draw(run: Path, captions: Sequence[str]) -> Images:
     """One drawing per caption, seeds 0, 1, 2, …, by a run's average."""
-    model = TinyRatDiT(weights=str(run), **MODEL).eval()
+    model = TinyRatDiT(weights=str(run), **OmegaConf.load(RECIPE).layout_model).eval()
     none = [Layout.empty()] * len(captions)
     return model.sample(captions, none, range(len(captions)), height=SIDE, width=SIDE)
 
 
-def judge_drawings(drawn: Images, held_out: Sequence[Picture], probe: Any) -> dict[str, float]:
-    """Whether drawings are of their captions' classes, and how far they are from the held-out pictures."""
-    features = HistogramFeatures().encode_images(list(drawn))
-    rows, classes = probe.probabilities(features)
-    said = [classes[i].split() for i in rows.argmax(1).tolist()]
-    meant = [x.keyword.split() for x in held_out]
-    pairs = list(zip(said, meant, strict=True))
-    real = HistogramFeatures().encode_images([small(x.pixels) for x in held_out])
-    kid = kid_features_to_metric(features, real, kid_subsets=1, kid_subset_size=len(real), rng_seed=0, verbose=False)
+def judge_drawings(drawn: Tensor, real: Tensor, keywords: Sequence[str], probe: Probe) -> dict[str, float]:
+    """Whether drawings are of their captions' classes, and how far they are from real pictures; of features of both."""
+    rows, classes = probe.probabilities(drawn)
+    pairs = [(classes[i].split(), word.split()) for i, word in zip(rows.argmax(1).tolist(), keywords, strict=True)]
+    kid = kid_features_to_metric(drawn, real, kid_subsets=1, kid_subset_size=len(real), rng_seed=0, verbose=False)
     return {
         "class is right": float(np.mean([a == b for a, b in pairs])),
         "colour is right": float(np.mean([a[0] == b[0] for a, b in pairs])),
@@ -239,9 +237,10 @@ def judge_drawings(drawn: Images, held_out: Sequence[Picture], probe: Any) -> di
     }
 
 
-def small(pixels: Tensor) -> Tensor:
+def small(picture: Picture) -> Image:
     """At the size of the drawings."""
-    image = PILImage.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())).resize((SIDE, SIDE), 1)
+    pixels = np.ascontiguousarray(picture.pixels.permute(1, 2, 0).numpy())
+    image = PILImage.fromarray(pixels).resize((SIDE, SIDE), PILImage.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -249,32 +248,31 @@ def proof(folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, d
     """All numbers of one seed."""
     truth = collect(folder, seed, arguments.originals, arguments.pool)
     first = round(arguments.steps * arguments.first)
-    same = (f"seed={seed}",)
-    originals = ("dataset=image_folder", f"dataset.directory={folder / 'originals'}", *same)
+    originals = ("dataset=image_folder", f"dataset.directory={folder / 'originals'}", f"seed={seed}")
     pool = (
         *("dataset=extrapolated", "dataset/extrapolated/encoder=histogram", f"dataset.work={folder / 'work'}"),
         "layout_model/text_encoder@dataset.text_encoder=hashed_words",
         f"dataset.originals.directory={folder / 'originals'}",
         f"dataset.retrieval.dataset.directory={folder / 'pool'}",
-        *same,
+        f"seed={seed}",
     )
     runs = {"originals": train(folder / "alone", arguments.steps, *originals)}
     stage = train(folder / "stage1", first, *pool)
     runs["extrapolated"] = train(folder / "stage2", arguments.steps - first, *originals, f"start_from={stage}")
 
     known, held_out = pictures(60, seed, "val"), pictures(arguments.drawings // len(CLASSES), seed, "test")
-    probe = ClassAgreement().fit(
-        HistogramFeatures().encode_images([small(x.pixels) for x in known]), [x.keyword for x in known]
-    )
-    drawings = {"held-out pictures": torch.stack([small(x.pixels) for x in held_out])}
+    encoder, keywords = HistogramFeatures(), [x.keyword for x in held_out]
+    probe = ClassAgreement().fit(encoder.encode_images([small(x) for x in known]), [x.keyword for x in known])
+    drawings = {"held-out pictures": torch.stack([small(x) for x in held_out])}
     drawings |= {name: draw(run, [x.caption for x in held_out]) for name, run in runs.items()}
+    seen = {name: encoder.encode_images(list(images)) for name, images in drawings.items()}
     for name, images in drawings.items():
         sheet(folder / f"{name}.png", images)
     return {
         "detectors": judge_detectors(folder / "work", truth),
         "cluster detector alone": judge_clusters(folder, truth),
         "text features": judge_texts(folder / "work", truth),
-        **{name: judge_drawings(images, held_out, probe) for name, images in drawings.items()},
+        **{name: judge_drawings(x, seen["held-out pictures"], keywords, probe) for name, x in seen.items()},
     }
 
 
@@ -283,7 +281,9 @@ def sheet(path: Path, images: Images, columns: int = 16, scale: int = 3) -> None
     from torchvision.utils import make_grid
 
     grid = make_grid(images, columns, padding=1).permute(1, 2, 0).numpy()
-    PILImage.fromarray(grid).resize((grid.shape[1] * scale, grid.shape[0] * scale), 0).save(path)
+    PILImage.fromarray(grid).resize((grid.shape[1] * scale, grid.shape[0] * scale), PILImage.Resampling.NEAREST).save(
+        path
+    )
 
 
 def interval(values: Sequence[float]) -> str:
