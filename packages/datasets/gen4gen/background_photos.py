@@ -36,8 +36,8 @@ class BackgroundPhotos:
     """Photos below a folder; each folder that holds some is a scene.
 
     A scene's name says what its photos show: of names like "garden" or "living-room" it is known how that is put ("in
-    a garden"); of any other, "old bridge", it is "in the old bridge". Upper case, spaces, hyphens and underscores make
-    no difference.
+    a garden"); of any other, "old bridge", it is "in the old bridge"; one that says where, "on the bridge", is taken as
+    it is. Upper case, spaces, hyphens and underscores make no difference.
 
     Args:
         directory: of the folders; they may lie deeper, and photos may lie in it too.
