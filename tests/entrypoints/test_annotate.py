@@ -290,6 +290,24 @@ def test_composed_scenes_are_shards_like_any_other(run, tmp_path):
     assert all(len(x.metadata["gen4gen"]["concepts"]) == len(x.layout) == 2 for x in samples)
 
 
+def test_a_run_over_retrieved_images_ends_with_what_became_of_them(run, tmp_path):
+    for folder, count in (("own", 3), ("web", 4)):
+        for word, colour in (("red", (210, 30, 30)), ("blue", (30, 30, 210))):
+            for i in range(count):
+                path = tmp_path / folder / word / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                PILImage.new("RGB", (40, 40 + i), colour).save(path)
+                path.with_suffix(".txt").write_text(f"a {word} wall")
+    (tmp_path / "web" / "red" / "broken.png").write_bytes(b"no image")
+    said = run(
+        *("dataset=extrapolated", f"dataset.originals.directory={tmp_path / 'own'}", "dataset.clusters=null"),
+        *(f"dataset.retrieval.dataset.directory={tmp_path / 'web'}", f"dataset.work={tmp_path / 'work'}"),
+        *("dataset/extrapolated/encoder=histogram", "dataset.agreement=null", f"output_dir={tmp_path / 'out'}"),
+        "layout_model/text_encoder@dataset.text_encoder=hashed_words",
+    )
+    assert f"9 retrieved images: 1 unreadable, 6 copy, 2 kept · {tmp_path / 'work'}/ledger.jsonl\n" in said
+
+
 def test_missing_weights_end_in_one_paragraph_that_says_what_to_do(command, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

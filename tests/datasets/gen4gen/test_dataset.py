@@ -193,7 +193,7 @@ def test_a_photo_with_nothing_in_it_is_an_error_that_says_so(make, concepts):
     assert "no photo of background_1/ball can be cut out" in ball.error and len(ball.layout) == 0
 
 
-def test_weights_that_are_broken_end_the_run_and_no_photo_is_blamed(make, tmp_path):
+def test_weights_that_are_broken_end_the_run_and_no_photo_is_blamed(make):
     class Broken:
         def segment(self, images, layouts):
             raise CheckpointError("isnet.safetensors lacks 3 tensors")
